@@ -1,0 +1,13 @@
+from .attacks import PGD as PGD
+from .evaluation import Robustness as Robustness
+from .evaluation import evaluate as evaluate
+from .hub import export as export
+from .methods import ARAT as ARAT
+from .methods import Madry as Madry
+from .methods import Standard as Standard
+from .norm import convert_split_norm as convert_split_norm
+from .norm import merge_split_norm as merge_split_norm
+from .norm import norm_branch as norm_branch
+from .pixels import in_pixels as in_pixels
+
+__version__: str

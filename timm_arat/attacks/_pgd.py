@@ -1,0 +1,107 @@
+"""The settings of projected gradient descent (Madry et al., arXiv:1706.06083); `_search` is the attack itself."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ._search import Perturbed
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient descent on images in [0, 1]: `attack(model, x, y)` gives adversarial images.
+
+    The attack holds settings only. It never writes into its arguments; it leaves every module's mode, requires_grad,
+    `.grad` and (but for `norm_mode='train'`) running statistic of the model as they were. Unlike the textbook, each
+    image's gradient at the logits is scaled to largest entry 1 before it is propagated to the pixels: the step of every
+    norm here ignores that scale, and under fp16 or on confident images the unscaled gradient underflows to zero.
+
+    Attributes:
+        norm: Threat model, the norm that bounds the perturbation of one image.
+        eps: Its bound in pixels of [0, 1]; 8/255 for linf if not given, required for l2 and l1.
+        step_size: Length of one step in `norm`, in pixels; 2.5 eps / steps, at most eps, if not given.
+        steps: Number of gradient steps.
+        random_start: Start from a uniform point of the ball instead of the image.
+        restarts: Number of independent starts, of which each image keeps the one with the highest loss.
+        keep_best: Keep the step with the highest loss of each image instead of the last.
+        targeted: `y` is the class to reach, not the one to leave.
+        loss: Climb the cross-entropy with `y`, or the Kullback-Leibler divergence from the clean prediction (TRADES,
+            arXiv:1901.08573; `y` is ignored).
+        norm_mode: BatchNorm during the attack. eval: running statistics, the network that is deployed. batch:
+            statistics of the batch, nothing is updated. train: train mode with updates (as the official ARAT code).
+            Other layers are in eval mode for eval and batch.
+        warmup_epochs: Epochs over which training raises eps (and the step) linearly to its value.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    norm: Literal["linf", "l2", "l1"] = "linf"
+    eps: float | None = None
+    step_size: float | None = None
+    steps: int = 10
+    random_start: bool = True
+    restarts: int = 1
+    keep_best: bool = False
+    targeted: bool = False
+    loss: Literal["ce", "kl"] = "ce"
+    norm_mode: Literal["eval", "batch", "train"] = "eval"
+    warmup_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("linf", "l2", "l1"):
+            raise ValueError(f"norm={self.norm!r} is not one of linf, l2, l1")
+        if self.eps is None:
+            if self.norm != "linf":
+                raise ValueError(f"eps must be given for norm={self.norm!r}: its scale depends on the image size")
+            object.__setattr__(self, "eps", 8 / 255)
+        if self.norm == "linf" and not 0 < self.eps < 1:  # type: ignore[operator]  # eps is set above
+            raise ValueError(f"eps={self.eps} is not in (0, 1): images are in [0, 1], write 8/255 rather than 8")
+        if not self.eps > 0:  # type: ignore[operator]
+            raise ValueError(f"eps={self.eps} is not above 0")
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size={self.step_size} is not above 0; leave it out for 2.5 eps / steps")
+        for name in ("steps", "restarts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not at least 1")
+        if self.warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs={self.warmup_epochs} is not at least 0")
+        if self.norm_mode not in ("eval", "batch", "train"):
+            raise ValueError(f"norm_mode={self.norm_mode!r} is not one of eval, batch, train")
+        if self.loss not in ("ce", "kl"):
+            raise ValueError(f"loss={self.loss!r} is not one of ce, kl")
+        if self.loss == "kl" and self.targeted:
+            raise ValueError("loss='kl' has no target class: use loss='ce' with targeted=True")
+        if self.loss == "kl" and not self.random_start:
+            raise ValueError("loss='kl' needs random_start=True: its gradient at the image itself is zero")
+
+    @property
+    def radius(self) -> float:
+        """`eps`, which is never None once constructed."""
+        assert self.eps is not None
+        return self.eps
+
+    @property
+    def step_length(self) -> float:
+        """`step_size`, or its default from eps and steps."""
+        return self.step_size if self.step_size is not None else min(2.5 * self.radius / self.steps, self.radius)
+
+    def at_epoch(self, epoch: int) -> "PGD":
+        """The attack of training epoch `epoch`, counted from 0: weaker during the warm-up, itself afterwards."""
+        if epoch >= self.warmup_epochs:
+            return self
+        share = (epoch + 1) / (self.warmup_epochs + 1)
+        return replace(self, eps=share * self.radius, step_size=share * self.step_length)
+
+    def __call__(self, model: "nn.Module", x: "Tensor", y: "Tensor") -> "Tensor":
+        """Adversarial images for `x` (NxCxHxW in [0, 1], classes `y` N); `model` takes [0, 1], see `in_pixels`."""
+        return self.perturb(model, x, y).x_adv
+
+    def perturb(self, model: "nn.Module", x: "Tensor", y: "Tensor") -> "Perturbed":
+        """As calling the attack, with what it met on the way."""
+        from ._search import check, search  # here, so that reading a recipe does not wait for torch
+
+        check(x, y)
+        return search(self, model, x, y)

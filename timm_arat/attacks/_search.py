@@ -1,0 +1,121 @@
+"""The search of projected gradient descent: start, gradient, step, project."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._balls import BALLS
+from ._pgd import PGD
+from ._quiet import gradients, quiet
+
+# Logits NxK to one loss per image, N; the attack climbs it.
+Objective = Callable[[Tensor], Tensor]
+
+
+class Perturbed(NamedTuple):
+    """What an attack found.
+
+    Attributes:
+        x_adv: Adversarial images, NxCxHxW in [0, 1].
+        zero_grad: Images with a step whose input gradient was wholly zero or not finite, N bool: such a step moves
+            nothing, so the attack was weaker than its settings say.
+    """
+
+    x_adv: Tensor
+    zero_grad: Tensor
+
+
+def search(attack: PGD, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
+    """`attack.perturb` without its checks: the centre of the ball may lie outside [0, 1], `x_adv` never does."""
+    with quiet(model, attack.norm_mode), gradients():
+        x = x.detach().clone() if x.is_inference() else x.detach()
+        objective = _objective(attack, model, x, y)
+        x_adv, zero_grad = _climb(attack, model, x, objective)
+        if attack.restarts == 1:
+            return Perturbed(x_adv, zero_grad)
+        best = _Best(x)
+        best.update(x_adv, _loss(model, x_adv, objective))
+        for _ in range(attack.restarts - 1):
+            x_adv, stuck = _climb(attack, model, x, objective)
+            best.update(x_adv, _loss(model, x_adv, objective))
+            zero_grad |= stuck
+        return Perturbed(best.x_adv, zero_grad)
+
+
+def _climb(attack: PGD, model: nn.Module, x: Tensor, objective: Objective) -> Perturbed:
+    """The adversarial images of one start."""
+    ball = BALLS[attack.norm]
+    # Projected once more: x + noise may round to just outside the ball.
+    x_adv = ball.project(ball.start(x, attack.radius), x, attack.radius) if attack.random_start else x
+    best = _Best(x)
+    zero_grad = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    for _ in range(attack.steps):
+        loss, grad = _loss_and_gradient(model, x_adv, objective)
+        if attack.keep_best:
+            best.update(x_adv, loss)
+        zero_grad |= grad.abs().amax((1, 2, 3)) == 0
+        x_adv = ball.project(ball.step(x_adv, grad, attack.step_length), x, attack.radius)
+    if attack.keep_best:
+        best.update(x_adv, _loss(model, x_adv, objective))
+        x_adv = best.x_adv
+    return Perturbed(x_adv, zero_grad)
+
+
+def _objective(attack: PGD, model: nn.Module, x: Tensor, y: Tensor) -> Objective:
+    if attack.loss == "kl":
+        with torch.no_grad():
+            clean = _precise(model(x)).log_softmax(-1)
+        return lambda logits: F.kl_div(logits.log_softmax(-1), clean, reduction="none", log_target=True).sum(-1)
+    sign = -1 if attack.targeted else 1
+    return lambda logits: sign * F.cross_entropy(logits, y, reduction="none")
+
+
+class _Best:
+    """The highest loss of each image so far, and where it was."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x_adv = x
+        self.loss = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
+
+    def update(self, x_adv: Tensor, loss: Tensor) -> None:
+        better = loss > self.loss
+        self.loss = torch.where(better, loss, self.loss)
+        self.x_adv = torch.where(better.view(-1, 1, 1, 1), x_adv, self.x_adv)
+
+
+def _precise(logits: Tensor) -> Tensor:
+    """In float64, which holds the 1 - p of a confident image that float32 rounds to a zero gradient (MPS has none)."""
+    return logits.float() if logits.device.type == "mps" else logits.double()
+
+
+def _loss(model: nn.Module, x_adv: Tensor, objective: Objective) -> Tensor:
+    with torch.no_grad():
+        return objective(_precise(model(x_adv)))
+
+
+def _loss_and_gradient(model: nn.Module, x_adv: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """Loss per image (N) and its gradient to the pixels up to a positive factor per image (NxCxHxW)."""
+    x_adv = x_adv.detach().requires_grad_()
+    logits = model(x_adv)
+    leaf = _precise(logits.detach()).requires_grad_()
+    loss = objective(leaf)
+    (upstream,) = torch.autograd.grad(loss.sum(), leaf)
+    upstream = upstream / upstream.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    (grad,) = torch.autograd.grad(logits, x_adv, upstream.to(logits.dtype))
+    return loss.detach(), grad.nan_to_num_(0, 0, 0)
+
+
+def check(x: Tensor, y: Tensor) -> None:
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(f"images must be NxCxHxW floats in [0, 1]; these are {tuple(x.shape)} {x.dtype}")
+    if y.shape != x.shape[:1] or y.is_floating_point():
+        raise ValueError(f"labels must be N integers for {len(x)} images; these are {tuple(y.shape)} {y.dtype}")
+    if len(x) and not (0 <= float(x.detach().amin()) and float(x.detach().amax()) <= 1):
+        low, high = float(x.detach().amin()), float(x.detach().amax())
+        raise ValueError(
+            f"images must be in [0, 1]; these are in [{low:.4g}, {high:.4g}]: "
+            "attack timm_arat.in_pixels(model), which normalises inside, with unnormalised images"
+        )

@@ -1,0 +1,10 @@
+"""Configuration: frozen dataclasses, read from a YAML recipe and dotted options, written back as YAML."""
+
+from timm_arat.config.command import cli as cli
+from timm_arat.config.command import is_main_process as is_main_process
+from timm_arat.config.files import recipes as recipes
+from timm_arat.config.reader import dump as dump
+from timm_arat.config.reader import read as read
+from timm_arat.config.typos import nearest as nearest
+
+__all__ = ["cli", "dump", "is_main_process", "nearest", "read", "recipes"]

@@ -1,0 +1,42 @@
+"""Where recipes lie, and how the one a user names is found and read."""
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import get_loader
+from yaml import YAMLError
+
+from timm_arat.config.typos import nearest
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that came with timm_arat, by name: beside the package in a checkout, inside it in a wheel."""
+    folder = _PACKAGE / "recipes"
+    if not folder.is_dir():
+        folder = _PACKAGE.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find(name: str) -> Path:
+    """The YAML file called `name`: a path, or a recipe's bare name from any directory. ValueError if there is none."""
+    if Path(name).is_file():
+        return Path(name)
+    known = recipes()
+    if name in known:
+        return known[name]
+    raise ValueError(f"--config {name}: no such file or recipe; {nearest(Path(name).stem, known)}")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, with `5e-4` a number. ValueError, naming the file, if it is not one."""
+    try:
+        tree = get_loader("yaml")(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a YAML file: {error}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: holds {type(tree).__name__} {str(tree)[:40]!r}; wanted lines `option: value`")
+    return tree

@@ -1,0 +1,112 @@
+"""Images by index, as pixels in [0, 1], from the disk or from memory, augmented or as they are."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from timm_arat.data.sources import Source
+
+Transform = Callable[[Any], Any]  # a PIL image or CxHxW tensor to the same
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """Some images of a source: `images[i]` is a float tensor CxHxW in [0, 1] and a class index.
+
+    Augmentation draws from torch's global generator: of the process, or of the loader's worker, which the loader seeds
+    from it. So it resumes when that is restored, and differs between ranks when they are seeded differently.
+    """
+
+    def __init__(self, source: Source, indices: Tensor, fit: Transform, augment: Transform | None = None,
+                 native: bool = False):
+        """`fit` makes any image a tensor of the model's size, and leaves one of that size alone; `augment` makes one of
+        that size from a fitted image, or, with `native`, from one as it came."""
+        self.source: Source | None = source
+        self.indices, self.labels = indices, source.labels[indices]
+        self.fit, self.augment, self.native = fit, augment, native
+        self.pixels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = self._stored(index)
+        return to_unit(self.fit(image) if self.augment is None else self.augment(image)), int(self.labels[index])
+
+    def plain(self) -> "Images":
+        """The same images without augmentation, sharing the memory."""
+        plain = copy.copy(self)
+        plain.augment = None
+        return plain
+
+    def cache(self, limit: int | None = None) -> bool:
+        """Decode all into memory; says whether it did: not over `limit` bytes, nor images of several sizes.
+
+        With no limit, images of several sizes are a ValueError.
+        """
+        from timm.data.transforms import MaybePILToTensor
+
+        to_tensor = MaybePILToTensor()
+        first = to_tensor(self._stored(0))
+        if limit is not None and first.numel() * first.element_size() * len(self) > limit:
+            return False
+        pixels = first.new_empty(len(self), *first.shape)
+        for index in range(len(self)):
+            image = to_tensor(self._stored(index))
+            if image.shape != first.shape:
+                if limit is None:
+                    raise ValueError(f"images have several sizes, {tuple(first.shape)} and {tuple(image.shape)}, so no "
+                                     "one tensor holds them: set data.cache auto, or another data.crop than rrc")
+                return False
+            pixels[index] = image
+        self.pixels, self.source = pixels, None
+        return True
+
+    def _stored(self, index: int) -> Any:
+        if self.pixels is not None:
+            return self.pixels[index]
+        assert self.source is not None
+        image = self.source.images[int(self.indices[index])]
+        return image if self.native else self.fit(image)
+
+
+def tensors(dataset: Dataset[Any], indices: Tensor | Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    """Images (NxCxHxW, float32 in [0, 1], not augmented) and labels (N) of a map-style data set, or of its `indices`.
+
+    Raises ValueError for pixels outside [0, 1], which a data set with a normalising transform gives.
+    """
+    if isinstance(dataset, Images):
+        dataset = dataset.plain()
+    wanted = range(len(dataset)) if indices is None else torch.as_tensor(indices).tolist()  # type: ignore[arg-type]
+    if not len(wanted):
+        raise ValueError("no images: the data set or the choice of indices is empty")
+    pairs = [dataset[index] for index in wanted]
+    x = torch.stack([torch.as_tensor(image) for image, _ in pairs]).float()
+    y = torch.tensor([int(label) for _, label in pairs])
+    check_images(x)
+    return x, y
+
+
+def check_images(x: Tensor) -> None:
+    """ValueError unless every pixel of `x` is in [0, 1]."""
+    low, high = float(x.min()), float(x.max())
+    if not (low >= 0 and high <= 1):  # not: so that NaN is caught
+        raise ValueError(f"images are in [{low:.3g}, {high:.3g}], wanted pixels in [0, 1]: divide bytes by 255, and "
+                         "leave mean and std to the model (timm_arat.in_pixels)")
+
+
+def check_labels(labels: Tensor, num_classes: int, where: str) -> None:
+    """ValueError, saying `where`, unless every label is in 0 ... `num_classes` - 1."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        wrong = low if low < 0 else high
+        way_out = "the split has no labels" if (labels < 0).all() else f"give data.num_classes of at least {high + 1}"
+        raise ValueError(f"{where}: label {wrong} is not in 0 ... {num_classes - 1}; {way_out}")
+
+
+def to_unit(image: Tensor) -> Tensor:
+    """Bytes as floats in [0, 1]; floats as they are."""
+    return image.float().div(255) if image.dtype == torch.uint8 else image

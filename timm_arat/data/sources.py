@@ -1,0 +1,186 @@
+"""Where images come from: every data set of `timm.data.create_dataset` behind one face, its failures in plain words."""
+
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+# What `create_dataset` knows; it takes any other name for a folder, so a typo would read the wrong images.
+_TORCH_HALVES = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
+_TORCH = (*_TORCH_HALVES, "imagenet", "places365", "inaturalist", "inat", "image_folder", "folder")
+_STREAMS = ("hfids", "tfds", "wds")
+_TRAIN = ("train", "training")
+_EVAL = ("val", "valid", "validation", "eval", "evaluation")
+_STREAM_BYTES = 2**31
+
+
+@dataclass(frozen=True)
+class Source:
+    """N images by index, each a PIL image or a CxHxW tensor (uint8, or float in [0, 1]), with N labels and K names."""
+
+    images: Sequence[Any]
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+
+def open_source(name: str, split: str, *, root: str | None = None, in_chans: int = 3, download: bool = False,
+                **keys: str | None) -> Source:
+    """The data set `name` (digits, or as `create_dataset` takes it). ValueError or ImportError say what is wrong.
+
+    `keys` are timm's `input_key` and `target_key`, for readers that have columns.
+    """
+    _check_name(name)
+    if name == "digits":
+        from timm_arat.data.digits import digits
+
+        return digits(split, in_chans)
+    kind, _, rest = name.partition("/")
+    if kind == "torch" and root is None:
+        raise ValueError(f"data set {name!r} needs the folder it lies in: give data.root")
+    if rest in _TORCH_HALVES and split not in (*_TRAIN, *_EVAL, "test"):
+        # timm takes any word but `train` for the second half.
+        raise ValueError(f"data set {name!r} has no split {split!r}; it has train and test")
+    if name in ("", "folder", "torch/folder", "torch/image_folder"):
+        root = _split_root(root, split)
+    if kind == "hfds" and rest.startswith((".", "/", "~")) and not os.path.isdir(rest):
+        raise ValueError(f"data set {name!r}: there is no folder {rest!r} (seen from {os.getcwd()})")
+    mode = "L" if in_chans == 1 else "RGB"
+    dataset = _create("" if name == "folder" else name, split, root, download, mode,
+                      keys if kind in ("hfds", *_STREAMS) else {})
+    if kind == "hfds":
+        _check_columns(name, dataset.reader)
+    if kind in _STREAMS:
+        dataset = _drained(dataset, name)
+    try:
+        labels = torch.as_tensor([-1 if label is None else int(label) for label in _targets(dataset)], dtype=torch.long)
+    except TypeError as error:
+        raise ValueError(f"data set {name!r}: a label is not one class index: {error}") from error
+    if not len(labels):
+        raise ValueError(f"data set {name or root!r}, split {split!r}: no images")
+    images = _Files(dataset.reader, mode) if hasattr(dataset, "reader") else _Pictures(dataset, mode)
+    return Source(images, labels, _class_names(dataset, labels))
+
+
+def _create(name: str, split: str, root: str | None, download: bool, mode: str, keys: dict[str, Any]) -> Any:
+    from timm.data import create_dataset
+
+    kind = name.partition("/")[0]
+    try:
+        return create_dataset(name, root=root, split=split, search_split=False, download=download, input_img_mode=mode,
+                              **keys)
+    except ImportError as error:
+        extra = "timm_arat[data]" if kind in ("hfds", "hfids") else str(error.name)
+        raise ImportError(f"data set {name!r} needs {error.name}: pip install {extra}") from error
+    except Exception as error:  # each reader behind timm fails in its own way, with ArrowInvalid, AssertionError
+        way_out = "; set data.download, or give the right data.root" if kind == "torch" and not download else ""
+        message = str(error) or type(error).__name__
+        raise ValueError(f"data set {name or root!r}, split {split!r}, cannot be read: {message}{way_out}") from error
+
+
+def _check_name(name: str) -> None:
+    kind, slash, rest = name.partition("/")
+    known = ("digits", "folder", "hfds/NAME", "hfids/NAME", "tfds/NAME", "wds/NAME", *(f"torch/{n}" for n in _TORCH))
+    if name in ("", "digits", "folder") or (kind in ("hfds", *_STREAMS) and rest):
+        return
+    if kind == "torch" and rest in _TORCH:
+        return
+    close = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(rest or name, _TORCH, n=1)
+    near = [found if found in known else f"torch/{found}" for found in close]
+    raise ValueError(f"unknown data set {name!r}; "
+                     + (f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"))
+
+
+def _split_root(root: str | None, split: str) -> str:
+    """The folder or .tar of `split` in `root`. timm would take `root` itself, and the splits in it for classes."""
+    if root is None or not os.path.isdir(root):
+        raise ValueError(f"data.root={root!r} is no folder; wanted one that holds a folder (or .tar) for each split")
+    entries = {name.removesuffix(".tar"): os.path.join(root, name) for name in sorted(os.listdir(root))
+               if name.endswith(".tar") or os.path.isdir(os.path.join(root, name))}
+    synonyms = next((words for words in (_TRAIN, _EVAL) if split in words), ())
+    for name in (split, *synonyms):
+        if name in entries:
+            return entries[name]
+    raise ValueError(f"data.root={root!r} has no split {split!r}; it holds {', '.join(entries) or 'no folders'}")
+
+
+def _check_columns(name: str, reader: Any) -> None:
+    # timm adds an empty column where there is none of that name.
+    columns = reader.dataset.column_names
+    empty = reader.image_key not in columns or (len(reader) and not reader.dataset[0][reader.image_key])
+    for key, option, missing in ((reader.image_key, "input_key", empty),
+                                 (reader.label_key, "target_key", reader.label_key not in columns)):
+        if missing:
+            others = ", ".join(column for column in columns if column != key)
+            raise ValueError(f"data set {name!r} has no column {key!r}: give data.{option}, one of {others}")
+
+
+def _drained(dataset: Iterable[tuple[Image.Image, Any]], name: str) -> list[tuple[Image.Image, Any]]:
+    """A stream read whole: the rest of timm_arat asks for images by index."""
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        raise ValueError(f"data set {name!r} is a stream, which each process would read in part: use hfds/ or a folder")
+    pairs, size = [], 0
+    for image, label in dataset:
+        pairs.append((image, label))
+        size += image.width * image.height * len(image.getbands())
+        if size > _STREAM_BYTES:
+            raise ValueError(f"data set {name!r} is a stream of more than 2 GiB of pixels: use hfds/ or a folder")
+    return pairs
+
+
+def _targets(dataset: Any) -> Iterable[Any]:
+    """Every label, without decoding an image where the data set allows it."""
+    holder = getattr(dataset, "reader", dataset)
+    if hasattr(holder, "label_key"):
+        return list(holder.dataset[holder.label_key])
+    targets = getattr(holder, "targets", None)
+    if targets is not None and len(targets) == len(dataset) and torch.as_tensor(targets).dim() == 1:
+        return torch.as_tensor(targets).tolist()
+    if hasattr(holder, "samples"):
+        return (label for _, label in holder.samples)
+    return (dataset[index][1] for index in range(len(dataset)))
+
+
+def _class_names(dataset: Any, labels: Tensor) -> tuple[str, ...]:
+    holder = getattr(dataset, "reader", dataset)
+    by_name = getattr(holder, "class_to_idx", None) or getattr(holder, "class_name_to_idx", None)
+    if by_name:
+        return tuple(name for name, _ in sorted(by_name.items(), key=lambda item: item[1]))
+    return tuple(map(str, range(int(labels.max()) + 1)))
+
+
+class _Files(Sequence[Image.Image]):
+    """The images of a timm reader. timm's own dataset replaces an image that it cannot read by the next one."""
+
+    def __init__(self, reader: Any, mode: str):
+        self.reader, self.mode = reader, mode
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: Any) -> Any:
+        file = self.reader[index][0]
+        try:
+            return Image.open(file).convert(self.mode)
+        except (OSError, UnidentifiedImageError) as error:
+            raise ValueError(f"image {index} ({self.reader.filename(index)}) cannot be read: {error}") from error
+        finally:
+            file.close()
+
+
+class _Pictures(Sequence[Image.Image]):
+    """The images of pairs (PIL image, label)."""
+
+    def __init__(self, pairs: Any, mode: str):
+        self.pairs, self.mode = pairs, mode
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.pairs[index][0].convert(self.mode)

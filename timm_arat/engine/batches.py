@@ -1,0 +1,38 @@
+"""Batches whose augmentation depends on seed, epoch and position only, so that a resumed run sees the same images."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class SeededBatches(Dataset[Any]):
+    """A data set that draws its augmentation from a generator of its own, one seed a batch.
+
+    It leaves the global generator, from which attacks draw, untouched; so neither prefetching nor skipping the batches
+    before a checkpoint changes what follows. Set `epoch` before iterating.
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        """A batch; torch's fetcher asks for whole batches where this exists."""
+        with torch.random.fork_rng(devices=[]):
+            # No two batches of an epoch share their first index, and no two epochs their product with it.
+            torch.manual_seed(hash((self.seed, self.epoch, indices[0])) % 2**63)
+            return [self.dataset[index] for index in indices]
+
+
+def stack(batch: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """Images NxCxHxW and classes N of a list of pairs."""
+    return torch.stack([x for x, _ in batch]), torch.tensor([y for _, y in batch])

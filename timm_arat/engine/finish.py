@@ -1,0 +1,75 @@
+"""After the last epoch: export the best weights and measure them, once, on the test set."""
+
+from copy import deepcopy
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from ..data import tensors
+from ..evaluation import Robustness, evaluate, merge
+from ..hub import export
+from ..methods import Method
+from . import weights
+from .config import TrainConfig, method_name
+from .log import Log
+from .prepare import Session
+
+
+def finish(config: TrainConfig, session: Session, folder: Path, log: Log) -> Robustness:
+    """Export to `folder`/model, evaluate on the test set, write `folder`/results.json; returns the results of the best.
+
+    The last weights are measured beside the best ones, without AutoAttack, into results_last.json.
+    """
+    accelerator = session.accelerator
+    best = _load(session.method, folder / "weights" / "best.safetensors")
+    if accelerator.is_main_process:
+        export(best.model, folder / "model", model_args=config.model.kwargs, training=_facts(config))
+    accelerator.wait_for_everyone()
+    attacks = config.evaluation.attacks
+    results = _measure(config, session, best, attacks, folder, "results")
+    if session.validation is not None:
+        last = _load(session.method, folder / "weights" / "last.safetensors")
+        quick = tuple(name for name in attacks if name != "autoattack")
+        _measure(config, session, last, quick, folder, "results_last")
+    log.say(f"exported to {folder / 'model'}: timm.create_model('local-dir:{folder / 'model'}', pretrained=True)")
+    return results
+
+
+def _load(method: Method, path: Path) -> Method:
+    method = deepcopy(method)
+    weights.load(method.model, path)
+    return method
+
+
+def _measure(
+    config: TrainConfig, session: Session, method: Method, attacks: tuple[str, ...], folder: Path, name: str
+) -> Robustness:
+    """Evaluate each process's share of the test images and merge; the file is written by the main process."""
+    accelerator, settings = session.accelerator, config.evaluation
+    x, y = tensors(session.data.test)
+    share = range(accelerator.process_index, len(y), accelerator.num_processes)
+    part = evaluate(
+        method.pixels,
+        (x, y),
+        norm=settings.norm,
+        eps=settings.eps,
+        attacks=attacks,  # type: ignore[arg-type]  # names checked by the configuration
+        limit=settings.autoattack_images,
+        pgd_limit=settings.pgd_images,
+        batch_size=config.data.eval_batch_size,
+        seed=config.seed,
+        state=folder / f".{name}-{accelerator.process_index}.state",
+        indices=share if accelerator.num_processes > 1 else None,
+        name=f"{config.model.name} {method_name(config.method)}",
+        progress=accelerator.is_main_process,
+    )
+    result = merge(gather_object([part])) if accelerator.num_processes > 1 else part
+    if accelerator.is_main_process:
+        result.save(folder / f"{name}.json")
+    return result
+
+
+def _facts(config: TrainConfig) -> dict[str, object]:
+    """What config.json says of the training."""
+    return {"method": method_name(config.method), "data": config.data.name, "epochs": config.epochs, "seed": config.seed}

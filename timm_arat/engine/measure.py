@@ -1,0 +1,54 @@
+"""Accuracies on the engine's own images between epochs, over all processes, without a draw from the training RNG."""
+
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ..attacks import PGD
+from ..methods import Method
+from ..modes import keep_modes
+
+Logits = Callable[[Tensor], Tensor]
+
+
+@torch.no_grad()
+def clean_accuracy(accelerator: Accelerator, method: Method, logits: Logits, x: Tensor, y: Tensor, batch: int) -> float:
+    """Accuracy of `logits` (images to NxK) on `x`, `y`, in eval mode; each process takes its share."""
+    right = torch.zeros((), device=accelerator.device)
+    with keep_modes(method):
+        method.eval()
+        for xb, yb in _share(accelerator, x, y, batch):
+            right += (logits(xb).argmax(-1) == yb).sum()
+    return float(accelerator.reduce(right, "sum")) / len(x)
+
+
+def robust_accuracy(
+    accelerator: Accelerator, model: nn.Module, attack: PGD, x: Tensor, y: Tensor, batch: int, seed: int
+) -> float:
+    """Accuracy of `model`, which takes [0, 1], under `attack`; the same random starts at every call."""
+    right = torch.zeros((), device=accelerator.device)
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), keep_modes(model):
+        torch.manual_seed(seed + accelerator.process_index)
+        model.eval()
+        for xb, yb in _share(accelerator, x, y, batch):
+            x_adv = attack(model, xb, yb)
+            with torch.no_grad():
+                right += (model(x_adv).argmax(-1) == yb).sum()
+    return float(accelerator.reduce(right, "sum")) / len(x)
+
+
+def average_statistics(accelerator: Accelerator, module: nn.Module) -> None:
+    """Average running statistics over processes, in place: each has seen only its share of the images."""
+    if accelerator.num_processes > 1:
+        for name, buffer in module.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.copy_(accelerator.reduce(buffer, "mean"))
+
+
+def _share(accelerator: Accelerator, x: Tensor, y: Tensor, batch: int):
+    mine = slice(accelerator.process_index, None, accelerator.num_processes)
+    for xb, yb in zip(x[mine].split(batch), y[mine].split(batch), strict=True):
+        yield xb.to(accelerator.device), yb.to(accelerator.device)

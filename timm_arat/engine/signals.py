@@ -1,0 +1,27 @@
+"""Ctrl-C and SIGTERM as a wish that the loop grants at its next safe point."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+
+class Signals:
+    """Inside the `with`, the first SIGINT or SIGTERM only sets `came`; a second one interrupts as usual."""
+
+    def __init__(self) -> None:
+        self.came = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.came:
+            raise KeyboardInterrupt
+        self.came = True

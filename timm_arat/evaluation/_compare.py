@@ -1,0 +1,81 @@
+"""Two models on the same images: is the difference more than chance?"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from timm_arat.evaluation._score import Z_95, Score
+
+if TYPE_CHECKING:
+    from timm_arat.evaluation._robustness import Robustness
+
+
+@dataclass(frozen=True)
+class Paired:
+    """McNemar's comparison of a with b on their n common images; only_a: right in a alone.
+
+    difference: accuracy of a less that of b on these images, with its 95 % interval. p_value: exact, two-sided.
+    """
+
+    n: int
+    only_a: int
+    only_b: int
+
+    @property
+    def difference(self) -> float:
+        return (self.only_a - self.only_b) / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        discordant = self.only_a + self.only_b
+        half = Z_95 * math.sqrt(discordant - (self.only_a - self.only_b) ** 2 / self.n) / self.n
+        return self.difference - half, self.difference + half
+
+    @property
+    def p_value(self) -> float:
+        """Chance of a split at least as uneven among the discordant images if both models were equally good."""
+        flips, fewer = self.only_a + self.only_b, min(self.only_a, self.only_b)
+        tail, ways = 0, 1
+        for k in range(fewer + 1):
+            tail += ways
+            ways = ways * (flips - k) // (k + 1)
+        return min(1.0, 2 * tail / 2**flips)  # whole numbers, so exact and safe from overflow
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"{self.difference:+.1%} [{low:+.1%}, {high:+.1%}] on {self.n} images "
+            f"(right in one alone: {self.only_a} against {self.only_b}, p = {self.p_value:.2g})"
+        )
+
+
+def mcnemar(a: Score, b: Score) -> Paired:
+    """Pair two scores on the images they share; raises ValueError if they share none."""
+    right_a, right_b = a.by_index(), b.by_index()
+    common = right_a.keys() & right_b.keys()
+    if not common:
+        raise ValueError("the two results share no image: evaluate both with the same limit and seed")
+    only_a = sum(right_a[i] and not right_b[i] for i in common)
+    only_b = sum(right_b[i] and not right_a[i] for i in common)
+    return Paired(len(common), only_a, only_b)
+
+
+def compare(a: "Robustness", b: "Robustness") -> dict[str, Paired]:
+    """McNemar's test for each of 'clean', 'pgd' and 'autoattack' that both results have.
+
+    Raises:
+        ValueError: different data sets, threats, or no image in common.
+    """
+    for what in ("norm", "eps"):
+        if getattr(a, what) != getattr(b, what):
+            raise ValueError(
+                f"{what} is {getattr(a, what)} for {a.model} and {getattr(b, what)} for {b.model}: evaluate again"
+            )
+    if a.data.labels != b.data.labels:
+        raise ValueError(
+            f"{a.model} saw {a.data.name} ({a.data.size} images) and {b.model} {b.data.name} ({b.data.size}), or in "
+            "another order: only results on the same images can be paired"
+        )
+    names = ("clean", "pgd", "autoattack")
+    pairs = {name: (getattr(a, name), getattr(b, name)) for name in names}
+    return {name: mcnemar(one, other) for name, (one, other) in pairs.items() if one and other}

@@ -1,0 +1,85 @@
+"""One attack after another, each in full batches on the images that all before it left right."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from timm_arat.attacks import Perturbed
+from timm_arat.evaluation._journal import Journal, Record
+from timm_arat.evaluation._model import device_of
+
+Attack = Callable[[Tensor, Tensor], Perturbed]  # (x, y) of one batch, on the model's device
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """By attack, in order: N bool, the images that are right after it; images that met a zero gradient; seconds.
+
+    x_adv: NxCxHxW, x where unbroken. After a resume it holds what this process found; the flags are complete.
+    """
+
+    robust: dict[str, Tensor]
+    zero_gradient: dict[str, int]
+    seconds: dict[str, float]
+    x_adv: Tensor
+
+
+def run_attacks(
+    model: nn.Module,
+    attacks: dict[str, Attack],
+    x: Tensor,
+    y: Tensor,
+    right: Tensor,
+    *,
+    batch_size: int,
+    seed: int,
+    journal: Journal,
+    advance: Callable[[str, int], object] = lambda name, images: None,
+) -> Outcome:
+    """Run the attacks; for AutoAttack's four, images and flags are bitwise those of the official package.
+
+    The global generator is seeded before every batch (AutoAttack's parts do that themselves, too), so a batch depends
+    on nothing but its images: this is what makes a resumed run equal to an undisturbed one. Call it under `frozen`.
+
+    Args:
+        x, y: NxCxHxW in [0, 1] and N, on any device; batches move to the model's.
+        right: N bool, the images to begin with.
+        advance: told an attack's name and the number of images it is done with, for a progress bar.
+    """
+    robust, x_adv = right.clone(), x.clone()
+    outcome = Outcome({}, {}, {}, x_adv)
+    for name, attack in attacks.items():
+        todo = robust.nonzero().flatten()
+        advance(name, len(x) - len(todo))
+        records = []
+        for number, batch in enumerate(todo.split(batch_size) if len(todo) else ()):
+
+            def run(attack: Attack = attack, batch: Tensor = batch) -> Record:
+                torch.manual_seed(seed)
+                begin = time.perf_counter()
+                found, broken, zero_gradient = _attack_batch(attack, model, x[batch], y[batch])
+                x_adv[batch[broken]] = found[broken]
+                seconds = round(time.perf_counter() - begin, 3)
+                return {"broken": batch[broken].tolist(), "zero_gradient": zero_gradient, "seconds": seconds}
+
+            records.append(journal.get_or_run(name, number, run))
+            robust[records[-1]["broken"]] = False
+            advance(name, len(batch))
+        outcome.robust[name] = robust.clone()
+        outcome.zero_gradient[name] = sum(record["zero_gradient"] for record in records)
+        outcome.seconds[name] = round(sum(record["seconds"] for record in records), 3)
+    return outcome
+
+
+def _attack_batch(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, int]:
+    device = device_of(model)
+    with torch.no_grad():
+        x_adv, zero_gradient = attack(x.to(device), y.to(device))
+        logits = model(x_adv)
+        if not logits.isfinite().all():
+            raise ValueError("the model gives NaN or infinite logits: its weights have diverged, or do not fit it")
+        broken = logits.max(dim=1)[1].cpu() != y.cpu()  # as the package; argmax may break ties otherwise
+    return x_adv.detach().to(x), broken, int(zero_gradient.sum())

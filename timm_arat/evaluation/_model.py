@@ -1,0 +1,145 @@
+"""The model under evaluation: found, wrapped, frozen for the time of it, and checked."""
+
+import difflib
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from timm_arat.modes import keep_modes
+from timm_arat.pixels import InPixels, in_pixels
+
+RANDOM_LOGITS = 1e-4  # AutoAttack's own threshold, on logits scaled to length 1
+
+
+def open_model(model: str | Path | nn.Module, device: torch.device | None = None) -> tuple[nn.Module, str]:
+    """The model that takes [0, 1] images, and its name.
+
+    model: what `timm.create_model(..., pretrained=True)` takes, a run's folder (its `model/` is the exported one), an
+    exported folder, or a module: a timm model is wrapped by `in_pixels`, any other is taken to want [0, 1] already.
+    device: for a model that is built here (None: cuda if there is one); a module stays where it is.
+
+    Raises:
+        ValueError: no such model, no weights for it, or weights that do not fit; one line, with the way out.
+    """
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        model = model.module  # the wrapper hides pretrained_cfg, and with it the normalisation
+    if isinstance(model, nn.Module):
+        built = getattr(model, "model", model) if isinstance(model, InPixels) else model
+        name = (getattr(built, "pretrained_cfg", None) or {}).get("architecture") or type(built).__name__
+        return (in_pixels(model) if getattr(model, "pretrained_cfg", None) else model), name
+    timm_name = _timm_name(str(model))
+    try:
+        built = timm.create_model(timm_name, pretrained=True)
+    except Exception as error:  # timm, safetensors, pickle and the Hub's client raise a dozen kinds for bad weights
+        raise ValueError(_why_not(timm_name, error)) from error
+    return in_pixels(built.to(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))), str(model)
+
+
+def _timm_name(model: str) -> str:
+    if model.startswith(("hf-hub:", "local-dir:")) or timm.is_model(model):
+        return model
+    folder = Path(model)
+    for exported in (folder / "model", folder):
+        if (exported / "config.json").is_file():
+            return f"local-dir:{exported}"
+    if folder.is_dir():
+        raise ValueError(
+            f"{model} holds no exported model (model/config.json): let the run end, or give its model's folder"
+        )
+    known = [*timm.list_models(), *timm.list_models(pretrained=True)]
+    near = difflib.get_close_matches(model, known, n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() names them all."
+    raise ValueError(f"no model is called {model!r}: {hint} A Hub model is hf-hub:ORG/NAME, a folder local-dir:PATH")
+
+
+def _why_not(timm_name: str, error: Exception) -> str:
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if timm_name.startswith("local-dir:"):
+        return (
+            f"{timm_name} is not a model that timm can load ({said}): it may be cut short or foreign; export it again"
+        )
+    if "No pretrained weights" in said:
+        return (
+            f"{timm_name} has no trained weights: name one of timm.list_models(pretrained=True), a folder or hf-hub:..."
+        )
+    return (
+        f"{timm_name} could not be loaded ({said}): check the name and the connection, or download it and give "
+        "local-dir:PATH"
+    )
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of structure, parameters and buffers: two models with the same one answer alike."""
+    found = hashlib.sha256(repr(model).encode())
+    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()], key=lambda pair: pair[0]):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no parameter gradients, no autocast, its own random generator; all put back at the end."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    no_autocast = torch.autocast(device_of(model).type, enabled=False)
+    own_generator = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
+    with no_autocast, own_generator, keep_modes(model):
+        try:
+            model.train().eval()  # by way of train mode, which drops attention biases that timm caches
+            model.requires_grad_(False)  # the backward pass to the pixels then costs a third less
+            yield
+        finally:
+            for parameter in learning:
+                parameter.requires_grad_(True)
+
+
+def check_model(model: nn.Module, x: Tensor, y: Tensor) -> int:
+    """Number of classes, after what AutoAttack silently presumes was tried on a first batch x and all labels y.
+
+    Raises:
+        ValueError: not fp32; logits not NxK, not finite, random, or probabilities; labels outside [0, K).
+    """
+    kinds = {t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()}
+    if kinds - {torch.float32}:
+        raise ValueError(
+            f"the model holds {', '.join(map(str, kinds))}; robustness is measured in fp32: call model.float()"
+        )
+    try:
+        with torch.no_grad():
+            logits, again = model(x), model(x)
+    except (RuntimeError, AssertionError) as error:  # what torch's and timm's layers raise for a wrong shape
+        said = " ".join(str(error).split())
+        raise ValueError(f"the model cannot take images of shape {tuple(x.shape[1:])}: {said}; resize them") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"the model gives {shape} for {len(x)} images, wanted {len(x)} rows of logits: give a classifier"
+        )
+    if not logits.isfinite().all():
+        raise ValueError(
+            "the model gives NaN or infinite logits on unchanged images: its weights have diverged, or do not fit"
+        )
+    unit, unit_again = (nn.functional.normalize(each, dim=1) for each in (logits, again))
+    if (unit - unit_again).norm(dim=1).max() > RANDOM_LOGITS:
+        raise ValueError(
+            "the model answers the same images differently in evaluation mode: standard AutoAttack does not hold for "
+            "random defences; remove the randomness, or average the logits over it"
+        )
+    if logits.min() >= 0 and logits.max() <= 1 and ((logits.sum(dim=1) - 1).abs() < 1e-5).all():
+        raise ValueError("the model gives probabilities, whose gradients vanish: return logits, without the softmax")
+    num_classes = logits.shape[1]
+    if y.min() < 0 or y.max() >= num_classes:
+        raise ValueError(
+            f"labels span {y.min().item()} to {y.max().item()}, and the model has {num_classes} classes (0 to "
+            f"{num_classes - 1}): is it the model for this data set?"
+        )
+    return num_classes

@@ -1,0 +1,127 @@
+"""The images of an evaluation: chosen from a data set, loaded once, and known again by a fingerprint."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+from timm_arat.data import DataConfig, load, subset, tensors
+from timm_arat.evaluation._robustness import ImageSet, add_fingerprints
+from timm_arat.pixels import InPixels
+
+Data = DataConfig | Dataset[Any] | tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """x: NxCxHxW in [0, 1]. y: N. positions: N, ascending, where they are in the data set.
+
+    quick, thorough: where in x the images for clean and PGD, and those for AutoAttack, are.
+    """
+
+    x: Tensor
+    y: Tensor
+    positions: Tensor
+    quick: Tensor
+    thorough: Tensor
+    source: ImageSet
+
+
+def select(
+    data: Data, net: nn.Module, *, quick: int | None, thorough: int | None, seed: int, shard: Iterable[int] | None
+) -> Selection:
+    """Load the images that one of the two limits chooses, for the model `net`; with a `shard`, those of them in it.
+
+    A limit of None is all images, 0 none.
+
+    Raises:
+        ValueError: the data cannot be read or are no images in [0, 1], or a limit or the shard does not fit them.
+    """
+    dataset, name, split = _open(data, net)
+    labels = _labels(dataset)
+    mine = _in_shard(len(labels), shard)
+    chosen = [_choose(labels, limit, seed, mine) for limit in (quick, thorough)]
+    positions = torch.cat(chosen).unique()
+    if not len(positions):
+        raise ValueError(f"none of the {len(labels)} images is left: indices hold none of those that the limits choose")
+    x, y = tensors(dataset, positions)
+    if x.ndim != 4:
+        raise ValueError(f"images are of shape {tuple(x.shape[1:])}, wanted CxHxW")
+    source = ImageSet(
+        name=name,
+        split=split,
+        size=len(labels),
+        labels=hashlib.blake2b(labels.long().numpy().tobytes(), digest_size=16).hexdigest(),
+        limit=thorough or None,
+        seed=seed,
+        stratified=thorough is not None and 0 < thorough < len(labels),
+        fingerprint=_fingerprint(x, y, positions),
+    )
+    where = [torch.searchsorted(positions, each) for each in chosen]
+    return Selection(x, y, positions, quick=where[0], thorough=where[1], source=source)
+
+
+def _open(data: Data, net: nn.Module) -> tuple[Dataset[Any], str, str]:
+    """The data set, its name and its split."""
+    if isinstance(data, tuple):
+        x, y = data
+        if len(x) != len(y) or y.ndim != 1 or y.is_floating_point():
+            raise ValueError(f"labels are {y.dtype} of shape {tuple(y.shape)}, wanted {len(x)} integers, one an image")
+        return TensorDataset(x.detach().cpu(), y.detach().cpu()), "tensors", ""
+    if not isinstance(data, DataConfig):
+        return data, type(data).__name__, ""
+    size = _input_size(net, data)
+    test = load(replace(data, in_chans=size[0]), input_size=size, splits=("test",)).test
+    assert test is not None
+    return test, data.root if data.name == "folder" and data.root else data.name, data.test_split
+
+
+def _input_size(net: nn.Module, data: DataConfig) -> tuple[int, int, int]:
+    """C, H, W that the model takes. Its channels are its own, whatever the data say: evaluation cannot change them."""
+    if isinstance(net, InPixels):
+        cfg: Any = net.model.pretrained_cfg
+        height, width = cfg["input_size"][1:]
+        return net.mean.shape[1], height, width
+    if data.image_size is None:
+        raise ValueError(f"{type(net).__name__} does not say which image size it takes: give data.image_size")
+    return data.in_chans, data.image_size, data.image_size
+
+
+def _labels(dataset: Dataset[Any]) -> Tensor:
+    """All labels, N, without loading an image where the data set allows it."""
+    if isinstance(dataset, TensorDataset):
+        return dataset.tensors[1].cpu()
+    labels = getattr(dataset, "labels", None)
+    if labels is None:
+        labels = [int(dataset[index][1]) for index in range(len(dataset))]  # type: ignore[arg-type]  # map-style
+    return torch.as_tensor(labels)
+
+
+def _in_shard(size: int, shard: Iterable[int] | None) -> Tensor:
+    """size bool."""
+    if shard is None:
+        return torch.ones(size, dtype=torch.bool)
+    indices = torch.tensor(list(shard), dtype=torch.long)
+    if len(indices) and (indices.min() < 0 or indices.max() >= size):
+        raise ValueError(f"indices span {indices.min()} to {indices.max()}, the data set has 0 to {size - 1}")
+    return torch.zeros(size, dtype=torch.bool).index_fill_(0, indices, True)
+
+
+def _choose(labels: Tensor, limit: int | None, seed: int, mine: Tensor) -> Tensor:
+    """Ascending positions of a stratified subset of `limit` images, less those that are not `mine`."""
+    everything = limit is None or limit >= len(labels)
+    chosen = torch.arange(len(labels)) if everything else subset(labels, limit, seed)  # type: ignore[arg-type]
+    return chosen[mine[chosen]]
+
+
+def _fingerprint(x: Tensor, y: Tensor, positions: Tensor) -> str:
+    """Sum over the images of a 128-bit hash of position, label and pixels."""
+    total = f"{0:032x}"
+    for image, label, position in zip(x, y.tolist(), positions.tolist(), strict=True):
+        content = f"{position} {label} ".encode() + image.contiguous().numpy().tobytes()
+        total = add_fingerprints(total, hashlib.blake2b(content, digest_size=16).hexdigest())
+    return total

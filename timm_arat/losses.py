@@ -1,0 +1,21 @@
+"""Loss terms of ARAT as pure functions of tensors. N samples, K classes, D features."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def stop_grad_cosine(online: Tensor, target: Tensor) -> Tensor:
+    """Mean of 1 - cos(online, sg(target)) over samples: NxD, NxD to a scalar in [0, 2].
+
+    The asymmetric half of the invariance regulariser (ARAT, arXiv:2402.14648, Sec. 3): `target`, the clean
+    representation, is a constant, so it is not pulled towards the corrupted one.
+    """
+    return (1 - F.cosine_similarity(online, target.detach(), dim=-1)).mean()
+
+
+def symmetric_cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Mean of 1 - cos(a, b) over samples, gradient to both: NxD, NxD to a scalar in [0, 2].
+
+    The naive siamese regulariser that ARAT argues against (arXiv:2402.14648, Eq. 3), kept for its ablation.
+    """
+    return (1 - F.cosine_similarity(a, b, dim=-1)).mean()

@@ -1,0 +1,9 @@
+from ._base import Method as Method
+from .arat import ARAT as ARAT
+from ._build import build as build
+from .configs import CONFIGS as CONFIGS
+from .configs import ARATConfig as ARATConfig
+from .configs import MadryConfig as MadryConfig
+from .configs import StandardConfig as StandardConfig
+from .madry import Madry as Madry
+from .standard import Standard as Standard
