@@ -81,6 +81,11 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(change: str) -> 
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_old_checkpoints_without_batch_counts_load() -> None:
+    model = convert_split_norm(plain(1))
+    load_split_state_dict(model, {k: v for k, v in plain(0).state_dict().items() if "num_batches" not in k})
+
+
 def test_wrong_use_is_refused() -> None:
     with pytest.raises(ValueError, match="no aux_bn key"):
         load_split_state_dict(convert_split_norm(plain(1)), plain(0).state_dict(), swap=True)

@@ -73,7 +73,12 @@ def test_split_norm_on_one_architecture_of_each_family(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "outcome"),
-    [("test_vit", "affine-split"), ("test_convnext", "affine-split"), ("nf_regnet_b0", "refused")],
+    [
+        ("test_vit", "affine-split"),
+        ("test_convnext", "affine-split"),
+        ("nf_regnet_b0", "refused"),
+        ("csatv2", "refused"),
+    ],
 )
 def test_architectures_without_batch_norm(name: str, outcome: str) -> None:
     record = zoo.check_architecture(zoo.survey(name))

@@ -1,11 +1,11 @@
 """Adversarially robust image classifiers for timm: ARAT training, split norms, attacks, honest evaluation.
 
-    import timm, timm_arat
+import timm, timm_arat
 
-    model = timm.create_model("resnet20_cifar")
-    method = timm_arat.ARAT(model, attack=timm_arat.PGD(eps=8 / 255, steps=10))
-    terms = method(x, y)                 # images in [0, 1]; terms["loss"].backward()
-    timm_arat.merge_split_norm(model)    # a plain timm model again
+model = timm.create_model("resnet20_cifar")
+method = timm_arat.ARAT(model, attack=timm_arat.PGD(eps=8 / 255, steps=10))
+terms = method(x, y)                 # images in [0, 1]; terms["loss"].backward()
+timm_arat.merge_split_norm(model)    # a plain timm model again
 """
 
 from importlib.metadata import version

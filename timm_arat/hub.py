@@ -34,7 +34,7 @@ def export(model: nn.Module, folder: str | Path, *, model_args: dict[str, Any] |
     if is_split(plain):
         merge_split_norm(plain)
     # Loaded weights are contiguous; the same memory format everywhere makes equal logits equal to the last bit.
-    plain = plain.to("cpu", memory_format=torch.contiguous_format)
+    plain = plain.cpu().to(memory_format=torch.contiguous_format)
     save_for_hf(plain, str(folder), model_config=facts, model_args=model_args or {}, safe_serialization=True)
     _verify(model, plain, folder)
     return folder
@@ -49,7 +49,7 @@ def _verify(model: nn.Module, plain: nn.Module, folder: Path) -> None:
     with torch.no_grad():
         if saved.keys() != plain.state_dict().keys() or not torch.equal(loaded(x), plain(x)):
             raise ValueError(f"the model exported to {folder} does not give back the trained model's logits")
-        trained = deepcopy(model).to("cpu", memory_format=torch.contiguous_format).eval()
+        trained = deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
         if is_split(trained):
             with norm_branch(trained, "main"):
                 expected = trained(x)

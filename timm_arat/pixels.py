@@ -13,9 +13,10 @@ class InPixels(nn.Module):
     def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.model = model
+        weight = next(model.parameters(), torch.empty(0))
         # Constants of the model, not weights: they are in its pretrained_cfg, so not in the state dict.
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", weight.new_tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", weight.new_tensor(std).view(1, -1, 1, 1), persistent=False)
         self.is_identity = set(mean) == {0.0} and set(std) == {1.0}
 
     def normalize(self, x: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """Logits and pooled features of a timm model in one pass, for any backbone.
 
-    logits, features = tap(model, x)                                      # last stage, no hooks: any timm model
-    logits, features = tap(model, x, layers=("layer4.0.act1", "layer4"))  # named layers, by hooks that live for the pass
-    logits, features = tap(model, x, layers=paper_layers(model))          # the layers of ARAT's official code
+logits, features = tap(model, x)                                      # last stage, no hooks: any timm model
+logits, features = tap(model, x, layers=("layer4.0.act1", "layer4"))  # named layers, by hooks that live for the pass
+logits, features = tap(model, x, layers=paper_layers(model))          # the layers of ARAT's official code
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from timm.models.resnet import BasicBlock, ResNet
@@ -27,32 +28,43 @@ def tap(model: nn.Module, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor
             the output through ReLU before pooling.
 
     Raises:
-        ValueError: a layer does not exist (the nearest names are given) or its output is not a feature map.
+        ValueError: a layer does not exist (the nearest names are given), its output is not a feature map, or it is
+            out of reach of the gradient.
     """
     if not layers:
         final, (last,) = model.forward_intermediates(x, indices=1)  # type: ignore[operator]  # timm's protocol
         return model.forward_head(final), {"last": last.mean((2, 3))}  # type: ignore[operator]
-    features: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     handles = []
     try:
         for layer in layers:
-            handles.append(_module(model, layer).register_forward_hook(_take(features, layer)))
+            handles.append(_module(model, layer).register_forward_hook(_take(outputs, layer)))
         logits = model(x)
     finally:
         for handle in handles:
             handle.remove()
-    silent = [layer for layer in layers if layer not in features]
+    silent = [layer for layer in layers if layer not in outputs]
     if silent:
-        raise ValueError(f"layers {', '.join(silent)} were not called in the forward pass of {type(model).__name__}")
-    return logits, features
+        raise ValueError(
+            f"layers {', '.join(silent)} were not called in the forward pass of {type(model).__name__}; gradient "
+            "checkpointing calls the blocks of a stage without the stage: name its last block"
+        )
+    return logits, {layer: _pool(layer, outputs[layer]) for layer in layers}
 
 
-def tap_dims(model: nn.Module, layers: Sequence[str] = ()) -> dict[str, int]:
-    """Width C of every feature that `tap` gives. Named layers cost one pass over a black image, in eval mode."""
+def tap_dims(model: nn.Module, layers: Sequence[str] = (), *, in_chans: int | None = None) -> dict[str, int]:
+    """Width C of every feature that `tap` gives. Named layers cost one pass over a black image, in eval mode.
+
+    The image has the size of the patch embedding or else of `pretrained_cfg`, and `in_chans` channels if given.
+    """
+    timm_model: Any = model
     if not layers:
-        return {"last": model.feature_info[-1]["num_chs"]}  # type: ignore[index,union-attr]
+        return {"last": timm_model.feature_info[-1]["num_chs"]}
     weight = next(model.parameters())
-    x = weight.new_zeros((1, *model.pretrained_cfg["input_size"]))  # type: ignore[index,misc]
+    channels, *size = timm_model.pretrained_cfg["input_size"]
+    # The argument img_size=... leaves the cfg as it is.
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or size
+    x = weight.new_zeros((1, in_chans or channels, *size))
     with keep_modes(model), torch.no_grad():
         model.eval()
         return {layer: feature.shape[1] for layer, feature in tap(model, x, layers)[1].items()}
@@ -69,8 +81,8 @@ def paper_layers(model: nn.Module) -> tuple[str, ...]:
         ValueError: another family; name the layers, or leave them out for the last stage.
     """
     if isinstance(model, ResNet):
-        stage = model.feature_info[-1]["module"]
-        blocks = list(model.get_submodule(stage))  # type: ignore[call-overload]
+        stage = str(model.feature_info[-1]["module"])
+        blocks = list(model.get_submodule(stage).children())
         if all(isinstance(block, BasicBlock) for block in blocks):
             return tuple(f"{stage}.{i}.{norm}@relu" for i in range(len(blocks)) for norm in ("bn1", "bn2"))
     if isinstance(model, ResNetV2):
@@ -96,14 +108,26 @@ def _module(model: nn.Module, layer: str) -> nn.Module:
     return modules[name]
 
 
-def _take(features: dict[str, Tensor], layer: str):
+def _take(outputs: dict[str, Tensor], layer: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    with_gradient = torch.is_grad_enabled()
+
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         if not isinstance(output, Tensor) or output.ndim not in (3, 4):
             kind = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(f"layer {layer!r} gives {kind}, not one NCHW, NHWC or NLC feature map")
-        # Pooled here and now: timm overwrites many outputs of norms in place with what follows them.
-        value = torch.relu(output) if "relu" in layer.split("@")[1:] else output
-        space = (1,) if output.ndim == 3 else (1, 2) if "nhwc" in layer.split("@")[1:] else (2, 3)
-        features[layer] = value.mean(space)
+        if torch.is_grad_enabled() != with_gradient:
+            raise ValueError(
+                f"layer {layer!r} is inside a reentrant gradient checkpoint, through which its features would get no "
+                "gradient: call timm.layers.set_reentrant_ckpt(False), or tap the last stage (no layers)"
+            )
+        # A copy: timm overwrites many outputs of norms in place with what follows them. Nothing else here: a
+        # checkpointed block runs again in backward, then without this hook, and must save the same tensors.
+        outputs[layer] = output.clone()
 
     return hook
+
+
+def _pool(layer: str, output: Tensor) -> Tensor:
+    options = layer.split("@")[1:]
+    space = (1,) if output.ndim == 3 else (1, 2) if "nhwc" in options else (2, 3)
+    return (torch.relu(output) if "relu" in options else output).mean(space)

@@ -3,6 +3,7 @@
 Shapes: x, x_adv and grad are NxCxHxW with x in [0, 1]; every function returns a new tensor. Norms are over one image.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,17 @@ from torch import Tensor
 def _flat_norm(t: Tensor, order: float) -> Tensor:
     """Per-image norm, shaped Nx1x1x1."""
     return torch.linalg.vector_norm(t, ord=order, dim=(1, 2, 3), keepdim=True)
+
+
+def _shrink_until_inside(shrink: Callable[[Tensor], Tensor], most: Tensor, eps: float, order: float) -> Tensor:
+    """`shrink(t)` at the least t in [0, most] that brings its norm to eps, per image, by bisection to 2^-24 of most."""
+    lower = torch.zeros_like(most)
+    upper = torch.where(_flat_norm(shrink(lower), order) <= eps, lower, most)
+    for _ in range(24):
+        middle = (lower + upper) / 2
+        inside = _flat_norm(shrink(middle), order) <= eps
+        lower, upper = torch.where(inside, lower, middle), torch.where(inside, middle, upper)
+    return shrink(upper)
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class Linf:
 
 @dataclass(frozen=True)
 class L2:
-    """||x_adv - x||_2 <= eps."""
+    """||x_adv - x||_2 <= eps, with the exact projection onto the ball and the pixel box together."""
 
     @staticmethod
     def start(x: Tensor, eps: float) -> Tensor:
@@ -50,9 +62,11 @@ class L2:
 
     @staticmethod
     def project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-        delta = x_adv - x
-        # x itself is in the box, so clamping only shortens delta and the result is in both sets.
-        return (x + delta * (eps / _flat_norm(delta, 2).clamp_min(eps))).clamp_(0, 1)
+        # Nearest point: scale, clip to the box (Karush-Kuhn-Tucker). Scaling alone reaches the ball; clipping then
+        # shortens, so less scaling may do.
+        delta, low, high = x_adv - x, -x, 1 - x
+        most = (_flat_norm(delta, 2) / eps - 1).clamp_min(0)
+        return x + _shrink_until_inside(lambda t: torch.clamp(delta / (1 + t), low, high), most, eps, 2)
 
 
 @dataclass(frozen=True)
@@ -85,20 +99,13 @@ class L1:
 
     @staticmethod
     def project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-        # Nearest point: shrink by a threshold, clip to the box; the threshold per image by bisection.
+        # Nearest point: shrink towards 0 by a threshold, clip to the box.
         delta, low, high = x_adv - x, -x, 1 - x
 
         def shrink(threshold: Tensor) -> Tensor:
             return torch.clamp(delta.sign() * (delta.abs() - threshold).clamp_min(0), low, high)
 
-        lower = torch.zeros_like(delta[:, :1, :1, :1])
-        upper = delta.abs().amax((1, 2, 3), keepdim=True)
-        inside = _flat_norm(shrink(lower), 1) <= eps
-        for _ in range(24):
-            middle = (lower + upper) / 2
-            feasible = _flat_norm(shrink(middle), 1) <= eps
-            upper, lower = torch.where(feasible, middle, upper), torch.where(feasible, lower, middle)
-        return x + shrink(torch.where(inside, torch.zeros_like(upper), upper))
+        return x + _shrink_until_inside(shrink, _flat_norm(delta, torch.inf), eps, 1)
 
 
-BALLS = {"linf": Linf, "l2": L2, "l1": L1}
+BALLS: dict[str, type[Linf] | type[L2] | type[L1]] = {"linf": Linf, "l2": L2, "l1": L1}

@@ -32,7 +32,7 @@ def quiet(model: nn.Module, norm_mode: NormMode) -> Iterator[None]:
                 model.eval()
             if norm_mode == "batch":
                 for norm in norms:
-                    norm.train()
+                    norm.training = True  # itself alone: the drop inside timm's BatchNormAct2d stays in eval mode
                     norm.track_running_stats = False  # torch: batch statistics, and the running ones are not touched
             yield
         finally:

@@ -29,8 +29,10 @@ def cli(main: Callable[[], object]) -> Callable[[], None]:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             if not frame.filename.startswith(_PACKAGE):
                 # Nobody wrote this message for our user, so say where it comes from.
-                print(f"raised at {frame.filename}:{frame.lineno} (TIMM_ARAT_DEBUG=1 shows the way there)",
-                      file=sys.stderr)
+                print(
+                    f"raised at {frame.filename}:{frame.lineno} (TIMM_ARAT_DEBUG=1 shows the way there)",
+                    file=sys.stderr,
+                )
             print(f"error: {_message(error)}", file=sys.stderr, flush=True)
             sys.exit(2)
 

@@ -14,15 +14,29 @@ from timm_arat.config.variants import Variant
 _COLUMN = 34  # where descriptions begin
 
 
-def help_text(root: type, table: Mapping[str, Option], values: Mapping[str, Any], groups: Sequence[Variant],
-              names: Mapping[str, str | None], *, prog: str, description: str, default: str | None,
-              positional: str | None) -> str:
+def help_text(
+    root: type,
+    table: Mapping[str, Option],
+    values: Mapping[str, Any],
+    groups: Sequence[Variant],
+    names: Mapping[str, str | None],
+    *,
+    prog: str,
+    description: str,
+    default: str | None,
+    positional: str | None,
+) -> str:
     """Usage, description, then every option of `table` under its group, with its value after the chosen recipe."""
     width = max(80, min(120, shutil.get_terminal_size().columns))
     bare = f" {positional.upper()}" if positional else ""
-    lines = [f"usage: {prog}{bare} [--config RECIPE] [--OPTION VALUE ...]", "", *textwrap.wrap(description, width), "",
-             *_row("--config RECIPE", f"a YAML file, or one of {', '.join(recipes())}", default or "", width),
-             *_row("--help", "this text, for the recipe and names given", "", width)]
+    lines = [
+        f"usage: {prog}{bare} [--config RECIPE] [--OPTION VALUE ...]",
+        "",
+        *textwrap.wrap(description, width),
+        "",
+        *_row("--config RECIPE", f"a YAML file, or one of {', '.join(recipes())}", default or "", width),
+        *_row("--help", "this text, for the recipe and names given", "", width),
+    ]
     variants = {group.field: group for group in groups}
     hints = get_type_hints(root)
     tops = {field.name for field in fields(root) if field.name in variants or is_dataclass(hints[field.name])}
@@ -33,8 +47,9 @@ def help_text(root: type, table: Mapping[str, Option], values: Mapping[str, Any]
             cls = variants[top].classes[name] if name else None
             choices = [*variants[top].classes, *(["null"] if variants[top].optional else [])]
             lines += ["", *_heading(top, cls, width)]
-            lines += _row(f"--{top}.name NAME", f"one of {', '.join(choices)}; each has options of its own",
-                          name or "null", width)
+            lines += _row(
+                f"--{top}.name NAME", f"one of {', '.join(choices)}; each has options of its own", name or "null", width
+            )
         else:
             lines += ["", *_heading(top, hints[top], width)]
         lines += [line for key in table if key.startswith(f"{top}.") for line in _option(key, table, values, width)]

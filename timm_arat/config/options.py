@@ -42,8 +42,9 @@ class Option:
         return _checked(self.hint, value, lambda parser: parser.parse_object({"value": value}, defaults=False))
 
 
-def options(cls: type, prefix: str = "", instance: Any = MISSING, skip: Mapping[str, Any] = types.MappingProxyType({})
-            ) -> dict[str, Option]:
+def options(
+    cls: type, prefix: str = "", instance: Any = MISSING, skip: Mapping[str, Any] = types.MappingProxyType({})
+) -> dict[str, Option]:
     """Every leaf field of `cls` by dotted name, nested dataclasses included; defaults from `instance` where given."""
     hints, docs = get_type_hints(cls), _docs(cls)
     table: dict[str, Option] = {}

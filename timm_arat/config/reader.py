@@ -20,8 +20,16 @@ T = TypeVar("T")
 _ITEM = Option(Any, MISSING, "")  # of a free mapping
 
 
-def read(root: type[T], args: Sequence[str] | None = None, *, variants: Variants, default: str | None = None,
-         prog: str, description: str, positional: str | None = None) -> T:
+def read(
+    root: type[T],
+    args: Sequence[str] | None = None,
+    *,
+    variants: Variants,
+    default: str | None = None,
+    prog: str,
+    description: str,
+    positional: str | None = None,
+) -> T:
     """Read the configuration `root`, a frozen dataclass, from a YAML file and command-line options.
 
     Args:
@@ -47,8 +55,9 @@ def read(root: type[T], args: Sequence[str] | None = None, *, variants: Variants
     if config is not None:
         path = files.find(config)
         tables = [table, *(group.options(name) for group in groups for name in group.classes)]
-        written = from_yaml(files.load(path), str(path), {key: each for one in tables for key, each in one.items()},
-                            variants)
+        written = from_yaml(
+            files.load(path), str(path), {key: each for one in tables for key, each in one.items()}, variants
+        )
 
     names: dict[str, str | None] = {}
     for group in groups:
@@ -66,8 +75,19 @@ def read(root: type[T], args: Sequence[str] | None = None, *, variants: Variants
         if not any(setting.key in (group.field, group.name_key) for group in groups):
             _assign(values, setting, table, groups, names)
     if help_words:
-        print(help_text(root, table, values, groups, names, prog=prog, description=description, default=default,
-                        positional=positional))
+        print(
+            help_text(
+                root,
+                table,
+                values,
+                groups,
+                names,
+                prog=prog,
+                description=description,
+                default=default,
+                positional=positional,
+            )
+        )
         raise SystemExit(0)
     return build(root, values, **{group.field: group.build(names[group.field], values) for group in groups})
 
@@ -81,8 +101,13 @@ def dump(config: Any, *, variants: Variants) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _assign(values: dict[str, Any], setting: Setting, table: Mapping[str, Option], groups: Sequence[Variant],
-            names: Mapping[str, str | None]) -> None:
+def _assign(
+    values: dict[str, Any],
+    setting: Setting,
+    table: Mapping[str, Option],
+    groups: Sequence[Variant],
+    names: Mapping[str, str | None],
+) -> None:
     key = setting.key
     parent = next((known for known, option in table.items() if option.free and key.startswith(f"{known}.")), None)
     try:
@@ -90,7 +115,7 @@ def _assign(values: dict[str, Any], setting: Setting, table: Mapping[str, Option
             values[key] = _value(table[key], setting)
         elif parent is not None:
             tree = {} if values[parent] in (None, MISSING) else values[parent]
-            values[parent] = _with_item(tree, key[len(parent) + 1:].split("."), _value(_ITEM, setting))
+            values[parent] = _with_item(tree, key[len(parent) + 1 :].split("."), _value(_ITEM, setting))
         else:
             raise ValueError(_unknown(key, table, groups, names))
     except ValueError as error:

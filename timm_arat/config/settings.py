@@ -46,19 +46,21 @@ def from_words(words: Sequence[str], positional: str | None) -> list[Setting]:
     return found
 
 
-def from_yaml(tree: Mapping[Any, Any], source: str, known: Mapping[str, Option], variants: Collection[str]
-              ) -> list[Setting]:
+def from_yaml(
+    tree: Mapping[Any, Any], source: str, known: Mapping[str, Option], variants: Collection[str]
+) -> list[Setting]:
     """The leaves of a YAML mapping, as deep as `known` options go. ValueError if it asks for an import.
 
     `variants` are fields for which `null` says something; of another group it means that it is left as it is.
     """
     free = {key for key, option in known.items() if option.free}
-    parents = {key[:dot.start()] for key in known for dot in re.finditer(r"\.", key)}
+    parents = {key[: dot.start()] for key in known for dot in re.finditer(r"\.", key)}
     return _leaves(tree, "", source, free, parents.difference(variants))
 
 
-def _leaves(tree: Mapping[Any, Any], prefix: str, source: str, free: Collection[str], parents: Collection[str]
-            ) -> list[Setting]:
+def _leaves(
+    tree: Mapping[Any, Any], prefix: str, source: str, free: Collection[str], parents: Collection[str]
+) -> list[Setting]:
     found: list[Setting] = []
     for name, value in tree.items():
         key = f"{prefix}{name}"

@@ -20,14 +20,16 @@ class Images(Dataset[tuple[Tensor, int]]):
     from it. So it resumes when that is restored, and differs between ranks when they are seeded differently.
     """
 
-    def __init__(self, source: Source, indices: Tensor, fit: Transform, augment: Transform | None = None,
-                 native: bool = False):
+    def __init__(
+        self, source: Source, indices: Tensor, fit: Transform, augment: Transform | None = None, native: bool = False
+    ):
         """`fit` makes any image a tensor of the model's size, and leaves one of that size alone; `augment` makes one of
         that size from a fitted image, or, with `native`, from one as it came."""
         self.source: Source | None = source
         self.indices, self.labels = indices, source.labels[indices]
         self.fit, self.augment, self.native = fit, augment, native
         self.pixels: Tensor | None = None
+        self.name, self.split = "images", ""  # what a result calls them
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -58,8 +60,10 @@ class Images(Dataset[tuple[Tensor, int]]):
             image = to_tensor(self._stored(index))
             if image.shape != first.shape:
                 if limit is None:
-                    raise ValueError(f"images have several sizes, {tuple(first.shape)} and {tuple(image.shape)}, so no "
-                                     "one tensor holds them: set data.cache auto, or another data.crop than rrc")
+                    raise ValueError(
+                        f"images have several sizes, {tuple(first.shape)} and {tuple(image.shape)}, so no "
+                        "one tensor holds them: set data.cache auto, or another data.crop than rrc"
+                    )
                 return False
             pixels[index] = image
         self.pixels, self.source = pixels, None
@@ -94,8 +98,10 @@ def check_images(x: Tensor) -> None:
     """ValueError unless every pixel of `x` is in [0, 1]."""
     low, high = float(x.min()), float(x.max())
     if not (low >= 0 and high <= 1):  # not: so that NaN is caught
-        raise ValueError(f"images are in [{low:.3g}, {high:.3g}], wanted pixels in [0, 1]: divide bytes by 255, and "
-                         "leave mean and std to the model (timm_arat.in_pixels)")
+        raise ValueError(
+            f"images are in [{low:.3g}, {high:.3g}], wanted pixels in [0, 1]: divide bytes by 255, and "
+            "leave mean and std to the model (timm_arat.in_pixels)"
+        )
 
 
 def check_labels(labels: Tensor, num_classes: int, where: str) -> None:

@@ -25,8 +25,9 @@ class Data:
     class_names: tuple[str, ...]
 
 
-def load(config: DataConfig, *, input_size: tuple[int, int, int],
-         splits: Collection[str] = ("train", "val", "test")) -> Data:
+def load(
+    config: DataConfig, *, input_size: tuple[int, int, int], splits: Collection[str] = ("train", "val", "test")
+) -> Data:
     """Read the `splits` (of train, val, test) that `config` describes, for a model that takes `input_size` (C, H, W).
 
     `val` is held out of the training split by class and seed: `train` never holds it, asked for together or not.
@@ -54,6 +55,10 @@ def load(config: DataConfig, *, input_size: tuple[int, int, int],
             found["val"] = Images(sources["train"], val, fit)
     if "test" in sources:
         found["test"] = Images(sources["test"], torch.arange(len(sources["test"].labels)), fit)
+    for each, images in found.items():
+        # A folder says nothing of itself by the reader's name.
+        images.name = config.root if config.name == "folder" and config.root else config.name
+        images.split = names["test" if each == "test" else "train"]
     if config.cache != "never":
         for images in found.values():
             images.cache(None if config.cache == "always" else _AUTO_CACHE)
@@ -85,24 +90,36 @@ def _augment(config: DataConfig, size: tuple[int, int]) -> Transform | None:
 
     # The first generation of torchvision's transforms: on one small tensor 3.5 times as fast as v2 (93 and 330 us).
     interpolation = transforms.InterpolationMode(config.interpolation)
-    crops = {"none": [], "pad4": [transforms.RandomCrop(size, padding=4)],
-             "rrc": [transforms.RandomResizedCrop(size, interpolation=interpolation)]}
+    crops = {
+        "none": [],
+        "pad4": [transforms.RandomCrop(size, padding=4)],
+        "rrc": [transforms.RandomResizedCrop(size, interpolation=interpolation)],
+    }
     flip = [transforms.RandomHorizontalFlip(config.hflip)] if config.hflip else []
     steps = [*crops[config.crop], *flip]
     return transforms.Compose([*steps, MaybePILToTensor()]) if steps else None
 
 
 def _open(config: DataConfig, split: str) -> Source:
-    return open_source(config.name, split, root=config.root, in_chans=config.in_chans, download=config.download,
-                       input_key=config.input_key, target_key=config.target_key)
+    return open_source(
+        config.name,
+        split,
+        root=config.root,
+        in_chans=config.in_chans,
+        download=config.download,
+        input_key=config.input_key,
+        target_key=config.target_key,
+    )
 
 
 def _hold_out(config: DataConfig, source: Source) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices of the training and of the validation images."""
     num = len(source.labels)
     if config.val_size >= num:
-        raise ValueError(f"data.val_size={config.val_size} leaves nothing of the {num} images of data.train_split="
-                         f"{config.train_split!r} to train on; give a smaller one")
+        raise ValueError(
+            f"data.val_size={config.val_size} leaves nothing of the {num} images of data.train_split="
+            f"{config.train_split!r} to train on; give a smaller one"
+        )
     val = subset(source.labels, config.val_size, config.val_seed)
     is_train = torch.ones(num, dtype=torch.bool)
     is_train[val] = False
@@ -116,6 +133,8 @@ def _shared_classes(config: DataConfig, sources: dict[str, Source]) -> tuple[str
         named = any(name != str(index) for index, name in enumerate(longest))
         if named and names != first:
             odd = sorted(set(names) ^ set(first)) or "their order"
-            raise ValueError(f"data set {config.name!r}: {config.train_split} and {config.test_split} differ in "
-                             f"their classes: {odd}; the same label would mean different things")
+            raise ValueError(
+                f"data set {config.name!r}: {config.train_split} and {config.test_split} differ in "
+                f"their classes: {odd}; the same label would mean different things"
+            )
     return longest

@@ -29,8 +29,9 @@ class Source:
     class_names: tuple[str, ...]
 
 
-def open_source(name: str, split: str, *, root: str | None = None, in_chans: int = 3, download: bool = False,
-                **keys: str | None) -> Source:
+def open_source(
+    name: str, split: str, *, root: str | None = None, in_chans: int = 3, download: bool = False, **keys: str | None
+) -> Source:
     """The data set `name` (digits, or as `create_dataset` takes it). ValueError or ImportError say what is wrong.
 
     `keys` are timm's `input_key` and `target_key`, for readers that have columns.
@@ -51,8 +52,9 @@ def open_source(name: str, split: str, *, root: str | None = None, in_chans: int
     if kind == "hfds" and rest.startswith((".", "/", "~")) and not os.path.isdir(rest):
         raise ValueError(f"data set {name!r}: there is no folder {rest!r} (seen from {os.getcwd()})")
     mode = "L" if in_chans == 1 else "RGB"
-    dataset = _create("" if name == "folder" else name, split, root, download, mode,
-                      keys if kind in ("hfds", *_STREAMS) else {})
+    dataset = _create(
+        "" if name == "folder" else name, split, root, download, mode, keys if kind in ("hfds", *_STREAMS) else {}
+    )
     if kind == "hfds":
         _check_columns(name, dataset.reader)
     if kind in _STREAMS:
@@ -72,8 +74,9 @@ def _create(name: str, split: str, root: str | None, download: bool, mode: str, 
 
     kind = name.partition("/")[0]
     try:
-        return create_dataset(name, root=root, split=split, search_split=False, download=download, input_img_mode=mode,
-                              **keys)
+        return create_dataset(
+            name, root=root, split=split, search_split=False, download=download, input_img_mode=mode, **keys
+        )
     except ImportError as error:
         extra = "timm_arat[data]" if kind in ("hfds", "hfids") else str(error.name)
         raise ImportError(f"data set {name!r} needs {error.name}: pip install {extra}") from error
@@ -92,16 +95,20 @@ def _check_name(name: str) -> None:
         return
     close = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(rest or name, _TORCH, n=1)
     near = [found if found in known else f"torch/{found}" for found in close]
-    raise ValueError(f"unknown data set {name!r}; "
-                     + (f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"))
+    raise ValueError(
+        f"unknown data set {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}")
+    )
 
 
 def _split_root(root: str | None, split: str) -> str:
     """The folder or .tar of `split` in `root`. timm would take `root` itself, and the splits in it for classes."""
     if root is None or not os.path.isdir(root):
         raise ValueError(f"data.root={root!r} is no folder; wanted one that holds a folder (or .tar) for each split")
-    entries = {name.removesuffix(".tar"): os.path.join(root, name) for name in sorted(os.listdir(root))
-               if name.endswith(".tar") or os.path.isdir(os.path.join(root, name))}
+    entries = {
+        name.removesuffix(".tar"): os.path.join(root, name)
+        for name in sorted(os.listdir(root))
+        if name.endswith(".tar") or os.path.isdir(os.path.join(root, name))
+    }
     synonyms = next((words for words in (_TRAIN, _EVAL) if split in words), ())
     for name in (split, *synonyms):
         if name in entries:
@@ -113,8 +120,10 @@ def _check_columns(name: str, reader: Any) -> None:
     # timm adds an empty column where there is none of that name.
     columns = reader.dataset.column_names
     empty = reader.image_key not in columns or (len(reader) and not reader.dataset[0][reader.image_key])
-    for key, option, missing in ((reader.image_key, "input_key", empty),
-                                 (reader.label_key, "target_key", reader.label_key not in columns)):
+    for key, option, missing in (
+        (reader.image_key, "input_key", empty),
+        (reader.label_key, "target_key", reader.label_key not in columns),
+    ):
         if missing:
             others = ", ".join(column for column in columns if column != key)
             raise ValueError(f"data set {name!r} has no column {key!r}: give data.{option}, one of {others}")

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a crash at any moment: written aside, synced, renamed, and only then is an old one pruned."""
+"""Checkpoints that survive a crash at any moment: written aside, synced, renamed; only then is an old one pruned."""
 
 import errno
 import json
@@ -35,7 +35,9 @@ def save(accelerator: Accelerator, folder: Path, epoch: int, step: int, keep: in
         # safetensors and torch report a full disk each by a class of its own; ask the disk itself.
         if shutil.disk_usage(folder).free < 1 << 20 or getattr(error, "errno", None) == errno.ENOSPC:
             shutil.rmtree(aside, ignore_errors=True)
-            raise OSError(errno.ENOSPC, f"no space for a checkpoint; the last one is {newest(folder)}", str(folder)) from None
+            raise OSError(
+                errno.ENOSPC, f"no space for a checkpoint; the last one is {newest(folder)}", str(folder)
+            ) from None
         raise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -68,8 +70,8 @@ def load(accelerator: Accelerator, checkpoint: Path) -> tuple[int, int]:
     except Exception as error:  # every library under it has its own for a file that is not what it should be
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"checkpoint {checkpoint} cannot be resumed ({reason[:200]}): remove that folder to resume from the one before "
-            "it, or start afresh with another --output"
+            f"checkpoint {checkpoint} cannot be resumed ({reason[:200]}): remove that folder to resume from the one "
+            "before it, or start afresh with another --output"
         ) from error
     return position["epoch"], position["step"]
 

@@ -109,7 +109,8 @@ class EvaluationConfig:
         eps: Its bound in pixels of [0, 1]; 8/255 for linf if not given.
         val_steps: PGD steps of the validation after each epoch.
         val_images: Validate on this many of the held-out images; all if not given.
-        select: What the best checkpoint is best at: accuracy under the validation attack, clean, or their sum.
+        select: What the best checkpoint is best at: the sum of clean accuracy and accuracy under the validation attack
+            (the paper's measure), or one of the two.
         attacks: What is measured on the test set.
         autoattack_images: AutoAttack on this many test images, seeded and stratified; all if not given.
         pgd_images: Clean accuracy and PGD-20 on this many test images; all if not given.
@@ -119,7 +120,7 @@ class EvaluationConfig:
     eps: float | None = None
     val_steps: int = 10
     val_images: int | None = None
-    select: Literal["robust", "clean", "sum"] = "robust"
+    select: Literal["sum", "robust", "clean"] = "sum"
     attacks: tuple[Literal["clean", "pgd", "autoattack"], ...] = ("clean", "pgd", "autoattack")
     autoattack_images: int | None = 1000
     pgd_images: int | None = None

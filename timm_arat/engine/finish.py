@@ -3,10 +3,8 @@
 from copy import deepcopy
 from pathlib import Path
 
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from ..data import tensors
 from ..evaluation import Robustness, evaluate, merge
 from ..hub import export
 from ..methods import Method
@@ -47,11 +45,12 @@ def _measure(
 ) -> Robustness:
     """Evaluate each process's share of the test images and merge; the file is written by the main process."""
     accelerator, settings = session.accelerator, config.evaluation
-    x, y = tensors(session.data.test)
-    share = range(accelerator.process_index, len(y), accelerator.num_processes)
+    images = session.data.test
+    assert images is not None
+    share = range(accelerator.process_index, len(images), accelerator.num_processes)
     part = evaluate(
         method.pixels,
-        (x, y),
+        images,
         norm=settings.norm,
         eps=settings.eps,
         attacks=attacks,  # type: ignore[arg-type]  # names checked by the configuration
@@ -72,4 +71,9 @@ def _measure(
 
 def _facts(config: TrainConfig) -> dict[str, object]:
     """What config.json says of the training."""
-    return {"method": method_name(config.method), "data": config.data.name, "epochs": config.epochs, "seed": config.seed}
+    return {
+        "method": method_name(config.method),
+        "data": config.data.name,
+        "epochs": config.epochs,
+        "seed": config.seed,
+    }

@@ -72,7 +72,9 @@ class Log:
             self.bar.close()
             self.bar = None
         means = {name: float(total) / max(1, self.count) for name, total in self.sums.items()}
-        self.accelerator.log({f"epoch/{name}": value for name, value in row.items() if isinstance(value, float)}, step=step)
+        self.accelerator.log(
+            {f"epoch/{name}": value for name, value in row.items() if isinstance(value, float)}, step=step
+        )
         if self.accelerator.is_main_process:
             full = {**row, **means}
             with self.summary.open("a") as file:

@@ -41,13 +41,13 @@ class Loop:
             Interrupted: SIGINT or SIGTERM came, and a checkpoint was written.
             ValueError: the loss is not finite, or the checkpoint to resume from cannot be read.
         """
-        epoch, done = 0, 0
+        first, done = 0, 0
         if self.config.resume and (newest := checkpoint.newest(self.folder / "checkpoints")):
-            epoch, done = checkpoint.load(self.accelerator, newest)
+            first, done = checkpoint.load(self.accelerator, newest)
             self.best = self._best_so_far()
             self.log.say(f"resumed from {newest}")
         with Signals() as self.signals:
-            for epoch in range(epoch, self.config.epochs):
+            for epoch in range(first, self.config.epochs):
                 self._begin(epoch, resumed=done > 0)
                 self._train(epoch, done)
                 self._finish(epoch)
@@ -104,7 +104,7 @@ class Loop:
         self.log.end(row, self.config.epochs, (epoch + 1) * self.steps)
         if self.accelerator.is_main_process:
             weights.save(candidate.model, self.folder / "weights" / "last.safetensors")
-            if (score := self._score(row)) > self.best or not (self.folder / "weights" / "best.safetensors").exists():
+            if (score := self._score(row)) > self.best:
                 self.best = score
                 weights.save(candidate.model, self.folder / "weights" / "best.safetensors")
         self._save(epoch + 1, 0)
@@ -164,7 +164,9 @@ class Loop:
         """Whether any process wishes it, for each of `wishes`."""
         if self.accelerator.num_processes == 1:
             return list(wishes)
-        total = self.accelerator.reduce(torch.tensor(wishes, dtype=torch.float32, device=self.accelerator.device), "sum")
+        total = self.accelerator.reduce(
+            torch.tensor(wishes, dtype=torch.float32, device=self.accelerator.device), "sum"
+        )
         return [bool(count) for count in total]
 
     def _save(self, epoch: int, done: int) -> None:

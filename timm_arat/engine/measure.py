@@ -1,6 +1,6 @@
 """Accuracies on the engine's own images between epochs, over all processes, without a draw from the training RNG."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
@@ -48,7 +48,7 @@ def average_statistics(accelerator: Accelerator, module: nn.Module) -> None:
                 buffer.copy_(accelerator.reduce(buffer, "mean"))
 
 
-def _share(accelerator: Accelerator, x: Tensor, y: Tensor, batch: int):
+def _share(accelerator: Accelerator, x: Tensor, y: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
     for xb, yb in zip(x[mine].split(batch), y[mine].split(batch), strict=True):
         yield xb.to(accelerator.device), yb.to(accelerator.device)

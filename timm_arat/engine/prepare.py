@@ -1,6 +1,7 @@
 """Build everything a run needs from its configuration, in the order in which it can fail."""
 
 import os
+import warnings
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -60,6 +61,8 @@ def prepare(config: TrainConfig, folder: Path) -> Session:
         batch_size=config.data.batch_size,
         shuffle=True,
         drop_last=True,  # norms want full batches
+        # Its own generator: a loader draws a seed for its workers, which must not move the attacks' generator.
+        generator=torch.Generator().manual_seed(config.seed),
         num_workers=config.data.workers,
         pin_memory=accelerator.device.type == "cuda",
     )
@@ -85,6 +88,8 @@ def prepare(config: TrainConfig, folder: Path) -> Session:
 
 def start(config: TrainConfig, folder: Path) -> Accelerator:
     """The accelerator, with the CPU threads of this process set where there is no other device."""
+    # torch 2.15 has another name for it, which torch 2.6 does not know.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.optimizer.accumulate,
@@ -124,7 +129,7 @@ def build_model(config: TrainConfig) -> tuple[nn.Module, Data]:
     if settings.sync_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # before the method splits the norms
     if settings.checkpointing:
-        model.set_grad_checkpointing(True)
+        model.set_grad_checkpointing(True)  # type: ignore[operator]  # timm's protocol
     return model, data
 
 
@@ -145,7 +150,9 @@ def build_optimizer(config: TrainConfig, method: Method) -> torch.optim.Optimize
     settings = config.optimizer
     if settings.name not in list_optimizers():
         near = get_close_matches(settings.name, list_optimizers(), n=3, cutoff=0.4)
-        raise ValueError(f"optimizer.name: timm knows no {settings.name!r}; near it are {', '.join(near) or 'none'}")
+        raise ValueError(
+            f"optimizer.name: timm knows no {settings.name!r}; near it are {', '.join(map(str, near)) or 'none'}"
+        )
     return create_optimizer_v2(
         method,
         opt=settings.name,
@@ -160,21 +167,26 @@ def build_optimizer(config: TrainConfig, method: Method) -> torch.optim.Optimize
 def build_schedule(config: TrainConfig, optimizer: Any, updates: int) -> Scheduler:
     """timm's schedule; `updates` optimizer steps an epoch. It is stepped by hand: accelerate does not wrap it."""
     settings = config.optimizer
-    schedule, _ = create_scheduler_v2(
-        optimizer,
-        sched=settings.schedule,
-        num_epochs=config.epochs,
-        decay_milestones=list(settings.milestones),
-        decay_rate=settings.decay_rate,
-        warmup_epochs=settings.warmup_epochs,
-        warmup_lr=settings.warmup_lr,
-        warmup_prefix=False,
-        min_lr=settings.min_lr,
-        step_on_epochs=not settings.by_step,
-        updates_per_epoch=updates,
-    )
+    try:
+        schedule, _ = create_scheduler_v2(
+            optimizer,
+            sched=settings.schedule,
+            num_epochs=config.epochs,
+            decay_milestones=list(settings.milestones),
+            decay_rate=settings.decay_rate,
+            warmup_epochs=settings.warmup_epochs,
+            warmup_lr=settings.warmup_lr,
+            warmup_prefix=False,
+            min_lr=settings.min_lr,
+            step_on_epochs=not settings.by_step,
+            updates_per_epoch=updates,
+        )
+    except ValueError as error:
+        raise ValueError(f"optimizer.schedule: {error} timm has cosine, tanh, step, multistep, poly") from error
     if schedule is None:
-        raise ValueError(f"optimizer.schedule: timm knows no {settings.schedule!r}; try cosine, step, multistep, poly")
+        raise ValueError(
+            f"optimizer.schedule={settings.schedule!r} is none that timm knows: cosine, tanh, step, multistep"
+        )
     return schedule
 
 

@@ -45,11 +45,14 @@ def _run(config: TrainConfig) -> Robustness:
         with (folder / "command.txt").open("a") as file:
             file.write(shlex.join(sys.argv) + "\n")
     if config.trackers:
-        accelerator.init_trackers("timm_arat", config={"method": method_name(config.method), "model": config.model.name})
+        accelerator.init_trackers(
+            "timm_arat", config={"method": method_name(config.method), "model": config.model.name}
+        )
     parameters = sum(p.numel() for p in session.method.model.parameters())
     log.say(
         f"{method_name(config.method)} on {config.data.name}: {config.model.name}, {parameters / 1e6:.2f} M parameters, "
-        f"{len(session.images)} training images, {len(session.loader)} steps an epoch; {_where(session)}; to {folder}"
+        f"{len(session.images)} training images, {len(session.loader)} steps an epoch; {_where(session)}; "
+        f"to {folder}"
     )
     Loop(config, session, folder, log).run()
     results = finish(config, session, folder, log)

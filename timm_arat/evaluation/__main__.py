@@ -7,7 +7,6 @@ from typing import Literal
 
 from timm_arat.config import cli, read
 from timm_arat.data import DataConfig
-from timm_arat.evaluation import evaluate, table
 
 STRENGTH: tuple[Literal["clean", "pgd", "autoattack"], ...] = ("clean", "pgd", "autoattack")
 
@@ -53,6 +52,9 @@ def main() -> None:
         description="Clean, PGD-20 and AutoAttack accuracy.",
         positional="model",
     )
+    # Here, so that --help and errors do not wait for torch.
+    from timm_arat.evaluation import evaluate, table
+
     output = Path(options.output) if options.output else _output(options.model)
     state = output.with_name(output.name + ".state")
     try:

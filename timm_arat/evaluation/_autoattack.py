@@ -3,7 +3,7 @@
 import logging
 from functools import partial
 
-import pyautoattack  # type: ignore[import-untyped]  # it has no types
+import pyautoattack
 import torch
 from torch import Tensor, nn
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from timm_arat.data import DataConfig, load, subset, tensors
+from timm_arat.data import DataConfig, Images, load, subset, tensors
 from timm_arat.evaluation._robustness import ImageSet, add_fingerprints
 from timm_arat.pixels import InPixels
 
@@ -72,12 +72,12 @@ def _open(data: Data, net: nn.Module) -> tuple[Dataset[Any], str, str]:
         if len(x) != len(y) or y.ndim != 1 or y.is_floating_point():
             raise ValueError(f"labels are {y.dtype} of shape {tuple(y.shape)}, wanted {len(x)} integers, one an image")
         return TensorDataset(x.detach().cpu(), y.detach().cpu()), "tensors", ""
-    if not isinstance(data, DataConfig):
-        return data, type(data).__name__, ""
-    size = _input_size(net, data)
-    test = load(replace(data, in_chans=size[0]), input_size=size, splits=("test",)).test
-    assert test is not None
-    return test, data.root if data.name == "folder" and data.root else data.name, data.test_split
+    if isinstance(data, DataConfig):
+        size = _input_size(net, data)
+        test = load(replace(data, in_chans=size[0]), input_size=size, splits=("test",)).test
+        assert test is not None
+        data = test
+    return (data, data.name, data.split) if isinstance(data, Images) else (data, type(data).__name__, "")
 
 
 def _input_size(net: nn.Module, data: DataConfig) -> tuple[int, int, int]:

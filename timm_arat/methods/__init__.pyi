@@ -1,6 +1,6 @@
 from ._base import Method as Method
-from .arat import ARAT as ARAT
 from ._build import build as build
+from .arat import ARAT as ARAT
 from .configs import CONFIGS as CONFIGS
 from .configs import ARATConfig as ARATConfig
 from .configs import MadryConfig as MadryConfig

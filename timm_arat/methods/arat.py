@@ -40,8 +40,13 @@ class ARAT(Method):
         self.needs_clean_accuracy = config.auto_balance
         self.layers = paper_layers(self.model) if tuple(config.layers) == ("paper",) else tuple(config.layers)
         if config.split_norm != "none":
-            convert_split_norm(self.model, norms="all" if config.split_norm == "all" else None)
-        dims = tap_dims(self.model, self.layers)
+            try:
+                convert_split_norm(self.model, norms="all" if config.split_norm == "all" else None)
+            except ValueError as error:
+                raise ValueError(
+                    f"split_norm={config.split_norm!r}: {error}; here split_norm='all' or 'none'"
+                ) from error
+        dims = tap_dims(self.model, self.layers, in_chans=self.pixels.mean.shape[1])
         self.predictors = nn.ModuleList(_Predictor(dim) for dim in dims.values() if config.predictor != "none")
         # A buffer, so that it is saved and resumed with the weights; 0.5 until the first epoch begins.
         self.register_buffer("balance", torch.tensor(0.5))

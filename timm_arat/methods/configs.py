@@ -67,11 +67,14 @@ class ARATConfig:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(wanted)}")
         if (self.anchor, self.predictor) in (("clean", "clean"), ("adversarial", "adversarial")):
             raise ValueError(
-                f"anchor={self.anchor!r} with predictor={self.predictor!r}: the anchor has no gradient, so its predictor "
-                f"would never learn; put the predictor on the other side or write predictor='none'"
+                f"anchor={self.anchor!r} with predictor={self.predictor!r}: the anchor has no gradient, so its "
+                f"predictor would never learn; put the predictor on the other side or write predictor='none'"
             )
-        if self.noisy_clean and self.attack.norm != "linf":
-            raise ValueError("noisy_clean reproduces a bug of the official linf attack: it needs attack.norm='linf'")
+        if self.noisy_clean and (self.attack.norm, self.attack.loss) != ("linf", "ce"):
+            raise ValueError(
+                f"noisy_clean reproduces a bug of the official attack: it needs norm='linf' and loss='ce', not "
+                f"norm={self.attack.norm!r} and loss={self.attack.loss!r}"
+            )
 
 
 _CHOICES = {

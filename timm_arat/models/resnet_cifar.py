@@ -9,7 +9,7 @@ from typing import Any
 
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
-from timm.models.resnet import BasicBlock, ResNet
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
 
@@ -22,7 +22,7 @@ class ResNetCifar(ResNet):
 
     def __init__(
         self,
-        block: type[nn.Module] = BasicBlock,
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
         layers: tuple[int, ...] = (3, 3, 3),
         channels: tuple[int, ...] = (16, 32, 64),
         stem_width: int = 16,
@@ -43,12 +43,19 @@ class ResNetCifar(ResNet):
             zero_init_last=zero_init_last,
             **kwargs,
         )
-        dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
-        self.conv1 = nn.Conv2d(in_chans, stem_width, kernel_size=3, padding=1, bias=False, **dd)
-        self.maxpool = nn.Identity()
+        self.conv1: nn.Module = nn.Conv2d(
+            in_chans,
+            stem_width,
+            kernel_size=3,
+            padding=1,
+            bias=False,
+            device=kwargs.get("device"),
+            dtype=kwargs.get("dtype"),
+        )
+        self.maxpool: nn.Module = nn.Identity()
         self.stages = [f"layer{i + 1}" for i in range(len(layers))]
         for info in self.feature_info[1:]:
-            info["reduction"] //= 4
+            info["reduction"] = int(info["reduction"]) // 4  # type: ignore[call-overload]  # timm: dict of object
         self.feature_info[0]["reduction"] = 1
         self.init_weights(zero_init_last=zero_init_last)
 
@@ -56,7 +63,7 @@ class ResNetCifar(ResNet):
         """Images NxCxHxW to the last stage's features."""
         return self.forward_intermediates(x, indices=[])[0]
 
-    def forward_intermediates(  # type: ignore[override]  # timm's own return type is a union over `intermediates_only`
+    def forward_intermediates(
         self,
         x: Tensor,
         indices: int | list[int] | None = None,
@@ -113,10 +120,12 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
-default_cfgs = generate_default_cfgs({
-    "resnet20_cifar.untrained": _cfg(),
-    "resnet18_cifar.untrained": _cfg(pool_size=(4, 4)),
-})
+default_cfgs = generate_default_cfgs(
+    {
+        "resnet20_cifar.untrained": _cfg(),
+        "resnet18_cifar.untrained": _cfg(pool_size=(4, 4)),
+    }
+)
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> ResNetCifar:

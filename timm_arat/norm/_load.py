@@ -1,6 +1,5 @@
 """Checkpoints into a split model: plain ones, ours, and timm's SplitBatchNorm ones."""
 
-import copy
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +29,7 @@ def load_split_state_dict(model: nn.Module, state_dict: Mapping[str, Any], *, sw
     }
     if not pairs:
         raise ValueError(f"{type(model).__name__} has no split norm: call convert_split_norm(model) first")
-    loaded = copy.copy(dict(state_dict))
+    loaded = dict(state_dict)
     if not any(".aux_bn." in f".{key}" for key in state_dict):
         if swap:
             raise ValueError("swap=True exchanges the branches of a checkpoint, but this one has no aux_bn key")
@@ -52,7 +51,8 @@ def load_split_state_dict(model: nn.Module, state_dict: Mapping[str, Any], *, sw
 
 
 def _refuse_mismatch(model: nn.Module, expected: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
-    missing = [key for key in expected if key not in loaded]
+    # Old checkpoints have no num_batches_tracked; torch fills it in.
+    missing = [key for key in expected if key not in loaded and not key.endswith("num_batches_tracked")]
     unknown = [key for key in loaded if key not in expected]
     shapes = [
         f"{key} {tuple(loaded[key].shape)} for {tuple(value.shape)}"

@@ -16,9 +16,10 @@ TOLERANCE = 1e-7  # relative, in float64: rounding stays below 1e-9, a mixed bat
 def verify_split(model: nn.Module, x: Tensor) -> None:
     """Raises ValueError unless one 'both' pass over `x` equals a main and an aux pass over its halves.
 
-    Guards models that fold time or windows ahead of the batch, where half of dim 0 is not half of the images. Compares
-    outputs and running statistics of a float64 copy whose aux branch is shifted, in eval mode and with batch statistics
-    (dropout off). x: 2NxCxHxW with N >= 4: over two values a BatchNorm blows rounding up. The model is not changed.
+    Guards models that fold time or windows ahead of the batch, where half of dim 0 is not half of the images, and
+    models that mix images outside their norms (timm 1.0.31's csatv2 attends over the batch). Compares outputs and
+    running statistics of a float64 copy whose aux branch is shifted, in eval mode and with batch statistics (dropout
+    off). x: 2NxCxHxW with N >= 4: over two values a BatchNorm blows rounding up. The model is not changed.
     """
     if x.shape[0] % 2 or x.shape[0] < 8:
         raise ValueError(f"x has {x.shape[0]} images: an even number of at least 8 is wanted, 4 for each branch")
@@ -35,8 +36,9 @@ def verify_split(model: nn.Module, x: Tensor) -> None:
         if not error <= TOLERANCE:
             raise ValueError(
                 f"'both' does not equal two switched passes on {type(model).__name__}: outputs or statistics differ by "
-                f"{error:.2g} (relative, {'batch' if batch_statistics else 'running'} statistics). A layer before a "
-                f"norm puts something ahead of the batch in dim 0; run the branches as two norm_branch passes instead"
+                f"{error:.2g} (relative, {'batch' if batch_statistics else 'running'} statistics). Something "
+                f"comes ahead of the batch in dim 0 of a norm, or a layer mixes images; if it is the former, run the "
+                f"branches as two norm_branch passes"
             )
 
 

@@ -1,0 +1,746 @@
+"""Properties of every attack. A new attack is one row of `ATTACKS`; all of them are then checked for it."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize
+from timm.layers import DropBlock2d
+from torch import Tensor, nn
+
+from timm_arat import PGD, convert_split_norm, in_pixels, norm_branch
+from timm_arat.attacks import search
+from timm_arat.attacks._balls import BALLS
+from timm_arat.attacks._search import _cross_entropy
+
+ATTACKS = [
+    PGD(steps=3),
+    PGD(eps=0.1, steps=2, random_start=False),
+    PGD(norm="l2", eps=0.5, steps=3),
+    PGD(norm="l2", eps=2.0, steps=3, random_start=False),
+    PGD(norm="l1", eps=4.0, steps=3),
+    PGD(norm="l1", eps=12.0, steps=3, random_start=False),
+    PGD(steps=2, restarts=2),
+    PGD(steps=2, keep_best=True),
+    PGD(steps=2, targeted=True),
+    PGD(steps=2, loss="kl"),
+    PGD(steps=2, norm_mode="batch"),
+    PGD(steps=2, norm_mode="train"),
+    PGD(norm="l1", eps=4.0, steps=2, restarts=2, keep_best=True, targeted=True, norm_mode="batch"),
+]
+each_attack = pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+ORDER = {"linf": torch.inf, "l2": 2, "l1": 1}
+
+
+class Net(nn.Module):
+    """Two convolutions, BatchNorm and dropout; images of 8x8 to 4 classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, stride=2), nn.BatchNorm2d(8)
+        self.drop, self.fc = nn.Dropout(0.5), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.bn1(self.conv1(x)))
+        x = F.gelu(self.bn2(self.conv2(x)))
+        return self.fc(self.drop(x.mean((2, 3)))) * 5
+
+
+def net() -> Net:
+    torch.manual_seed(0)
+    model = Net()
+    for norm in (model.bn1, model.bn2):  # running statistics that differ from a batch's
+        norm.running_mean.normal_(std=0.1)  # type: ignore[union-attr]
+        norm.running_var.uniform_(0.5, 1)  # type: ignore[union-attr]
+    return model.eval()
+
+
+def batch(n: int = 6) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(1)
+    x = torch.rand(n, 3, 8, 8, generator=g)
+    # A third of the pixels at the edge of the box, where projections differ.
+    x = torch.where(torch.rand(x.shape, generator=g) < 0.3, x.round(), x)
+    return x, torch.randint(4, (n,), generator=g)
+
+
+def distance(x_adv: Tensor, x: Tensor, norm: str) -> Tensor:
+    return torch.linalg.vector_norm((x_adv.double() - x.double()).flatten(1), ord=ORDER[norm], dim=1)
+
+
+def loss_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    with torch.no_grad():
+        return F.cross_entropy(model(x).double(), y, reduction="none")
+
+
+@contextmanager
+def calls(model: nn.Module) -> Iterator[list[None]]:
+    seen: list[None] = []
+    handle = model.register_forward_hook(lambda *_: seen.append(None))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+# What an attack may reach
+
+
+@each_attack
+def test_stays_in_its_ball_and_in_the_pixel_box(attack: PGD) -> None:
+    model, (x, y) = net(), batch()
+    for seed in range(3):
+        torch.manual_seed(seed)
+        x_adv = attack(model, x, y)
+        assert x_adv.shape == x.shape and x_adv.dtype == x.dtype and not x_adv.requires_grad
+        assert 0 <= x_adv.min() and x_adv.max() <= 1
+        assert (distance(x_adv, x, attack.norm) <= attack.radius * (1 + 1e-6)).all()
+        assert (distance(x_adv, x, attack.norm) > 0).all()
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.2), ("l2", 1.5), ("l1", 2.0)])
+def test_starts_fill_the_ball(norm: str, eps: float) -> None:
+    x = torch.full((400, 3, 4, 4), 0.5)
+    torch.manual_seed(0)
+    start = BALLS[norm].start(x, eps)
+    reach = distance(start, x, norm)
+    assert (reach <= eps * (1 + 1e-6)).all() and reach.max() > 0.9 * eps
+    assert (start - x).mean().abs() < 0.02 * eps, "no side is preferred"
+    # P(radius <= r) = (r / eps)^d in d dimensions, for each of the norms; the median of d = 48.
+    assert reach.median().item() == pytest.approx(eps * 0.5 ** (1 / 48), rel=0.02)
+
+
+# Arguments and model are left as they were
+
+
+@each_attack
+@pytest.mark.parametrize("caller", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_leaves_images_and_labels_alone(attack: PGD, caller: Any) -> None:
+    model, other, again = net(), net(), net()
+    with caller():
+        x, y = (t.clone() for t in batch())
+        x_before, y_before = x.clone(), y.clone()
+        x_adv = attack(model, x, y)
+        assert torch.equal(x, x_before) and torch.equal(y, y_before)
+        assert x_adv.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
+        assert torch.is_grad_enabled() == (caller is torch.enable_grad)
+        assert torch.is_inference_mode_enabled() == (caller is torch.inference_mode)
+    torch.manual_seed(5)
+    first = attack(other, *batch())
+    with caller():
+        torch.manual_seed(5)
+        assert torch.equal(attack(again, *batch()), first), "the caller's grad mode does not weaken the attack"
+
+
+def test_images_that_require_a_gradient_get_none() -> None:
+    x, y = batch()
+    x.requires_grad_()
+    x_adv = PGD(steps=2)(net(), x, y)
+    assert x.requires_grad and x.grad is None and x.grad_fn is None and not x_adv.requires_grad
+
+
+def mixed(train: bool) -> Net:
+    """A model with modes, requires_grad and .grad that no single call would restore."""
+    model = net()
+    model.train(train)
+    model.bn2.train(not train)
+    model.drop.train(train)
+    model.conv1.train(not train)
+    model.conv2.weight.requires_grad_(False)
+    model.fc.bias.requires_grad_(False)
+    model.conv1.weight.grad = torch.full_like(model.conv1.weight, 0.25)
+    model.fc.bias.grad = torch.full_like(model.fc.bias, 0.5)
+    return model
+
+
+class Failing(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        raise KeyError("inside the model")
+
+
+@each_attack
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("fail", [False, True], ids=["", "error"])
+def test_restores_modes_gradients_and_requires_grad(attack: PGD, train: bool, fail: bool) -> None:
+    model = mixed(train)
+    modes = {name: m.training for name, m in model.named_modules()}
+    tracking = [m.track_running_stats for m in (model.bn1, model.bn2)]
+    wanted = {name: p.requires_grad for name, p in model.named_parameters()}
+    grads = {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+    if fail:
+        model.__class__ = Failing
+        with pytest.raises(KeyError):
+            attack(model, *batch())
+    else:
+        attack(model, *batch())
+    assert {name: m.training for name, m in model.named_modules()} == modes
+    assert [m.track_running_stats for m in (model.bn1, model.bn2)] == tracking
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == wanted
+    for name, p in model.named_parameters():
+        before = grads[name]
+        if before is None:
+            assert p.grad is None, name
+        else:
+            assert p.grad is not None and torch.equal(p.grad, before), name
+
+
+@each_attack
+def test_moves_no_weight_and_no_statistic_unless_asked(attack: PGD) -> None:
+    model = mixed(True)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with calls(model) as seen:
+        attack(model, *batch())
+    moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    statistics = {key for key in before if "running" in key or "tracked" in key}
+    assert moved == (statistics if attack.norm_mode == "train" else set())
+    for norm in (model.bn1, model.bn2):
+        assert norm.num_batches_tracked == (len(seen) if attack.norm_mode == "train" else 0)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("norm_mode", ["eval", "batch", "train"])
+def test_a_plain_attack_costs_one_pass_a_step(steps: int, norm_mode: Any) -> None:
+    model = net()
+    with calls(model) as seen:
+        PGD(steps=steps, norm_mode=norm_mode)(model, *batch())
+    assert len(seen) == steps
+    assert model.bn1.num_batches_tracked == (steps if norm_mode == "train" else 0)
+
+
+# BatchNorm during the attack
+
+
+def modes_inside(norm_mode: Any, model: nn.Module) -> dict[str, bool]:
+    inside: dict[str, bool] = {}
+    model.register_forward_pre_hook(lambda *_: inside.update((n, m.training) for n, m in model.named_modules()))
+    PGD(steps=1, norm_mode=norm_mode)(model, *batch())
+    return inside
+
+
+def test_norm_mode_decides_which_modules_train() -> None:
+    assert not any(modes_inside("eval", net().train()).values())
+    assert all(modes_inside("train", net()).values())
+    assert {name for name, training in modes_inside("batch", net()).items() if training} == {"bn1", "bn2"}
+
+
+def test_batch_mode_leaves_the_drop_inside_a_norm_in_eval_mode() -> None:
+    model = net()
+    model.bn1 = timm.layers.BatchNormAct2d(8, drop_layer=DropBlock2d)
+    assert {n for n, training in modes_inside("batch", model).items() if training} == {"bn1", "bn2"}
+
+
+def test_batch_mode_uses_the_statistics_of_the_batch() -> None:
+    x, y = batch()
+    model, by_hand = net(), net()
+    for norm in (by_hand.bn1, by_hand.bn2):
+        norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
+    attack = PGD(steps=3, random_start=False)
+    got = replace(attack, norm_mode="batch")(model, x, y)
+    torch.testing.assert_close(got, attack(by_hand, x, y))
+    assert not torch.equal(got, attack(model, x, y)), "which differ from the running ones"
+
+
+def test_the_attack_sees_the_branch_of_its_caller() -> None:
+    x, y = batch()
+    model = convert_split_norm(net())
+    with torch.no_grad():
+        for norm in (model.bn1, model.bn2):
+            norm.aux_bn[0].weight.normal_()  # type: ignore[operator, union-attr]
+    attack = PGD(steps=2, random_start=False)
+    main = attack(model, x, y)
+    with norm_branch(model, "aux"):
+        aux = attack(model, x, y)
+    assert torch.equal(main, attack(net(), x, y)) and not torch.equal(main, aux)
+    attack_train = replace(attack, norm_mode="train")
+    attack_train(model, x, y)
+    assert model.bn1.num_batches_tracked == 2 and model.bn1.aux_bn[0].num_batches_tracked == 0  # type: ignore[operator, union-attr]
+
+
+# It is PGD
+
+
+def textbook(model: nn.Module, x: Tensor, y: Tensor, attack: PGD, start: Tensor) -> Tensor:
+    """arXiv:1706.06083, Eq. 2 of Sec. 2.1, as plainly as it goes; projections of l2 and l1 by general solvers."""
+    sign = -1 if attack.targeted else 1
+    x_adv = start
+    for _ in range(attack.steps):
+        x_adv = x_adv.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(sign * F.cross_entropy(model(x_adv), y, reduction="sum"), x_adv)
+        with torch.no_grad():
+            if attack.norm == "linf":
+                x_adv = x_adv + attack.step_length * grad.sign()
+                x_adv = (x + (x_adv - x).clamp(-attack.radius, attack.radius)).clamp(0, 1)
+            else:
+                direction = grad / grad.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+                x_adv = x_adv + attack.step_length * direction
+                x_adv = torch.stack([slow_projection(v, c, attack.radius, 2) for v, c in zip(x_adv, x, strict=True)])
+    return x_adv
+
+
+@pytest.mark.parametrize("attack", [a for a in ATTACKS if a.norm == "linf" and a.loss == "ce"], ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_linf_is_the_textbook_attack(attack: PGD, dtype: torch.dtype) -> None:
+    attack = replace(attack, norm_mode="eval", restarts=1, keep_best=False, steps=5)
+    model, (x, y) = net().to(dtype), batch()
+    x = x.to(dtype)
+    torch.manual_seed(3)
+    got = attack(model, x, y)
+    torch.manual_seed(3)
+    noise = torch.empty_like(x).uniform_(-attack.radius, attack.radius)
+    wanted = textbook(model, x, y, attack, (x + noise).clamp(0, 1) if attack.random_start else x)
+    # Float32 gradients near zero may round to another sign: a handful of entries at most.
+    differ = (got - wanted).abs() > 1e-6
+    assert differ.float().mean() < (0.01 if dtype is torch.float32 else 1e-9)
+
+
+def test_l2_is_the_textbook_attack() -> None:
+    attack = PGD(norm="l2", eps=1.0, steps=2, random_start=False)
+    model, (x, y) = net().double(), batch(2)
+    x = x.double()
+    torch.testing.assert_close(attack(model, x, y), textbook(model, x, y, attack, x), atol=2e-5, rtol=0)
+
+
+def test_l1_moves_the_strongest_entries_that_can_move() -> None:
+    ball = BALLS["l1"]
+    x = torch.full((1, 1, 5, 8), 0.5)
+    x[0, 0, 0, :2] = torch.tensor([1.0, 0.0])
+    grad = torch.linspace(0.01, 0.4, 40).view(1, 1, 5, 8)
+    grad[0, 0, 0, :2] = torch.tensor([9.0, -9.0])  # both would leave the box
+    grad[0, 0, 1, 1] = -5.0
+    moved = ball.step(x, grad, 0.3) - x
+    # 5 % of 40 entries are 2, which share the step.
+    assert moved[0, 0, 1, 1].item() == pytest.approx(-0.15) and moved[0, 0, 4, 7].item() == pytest.approx(0.15)
+    assert (moved != 0).sum() == 2
+
+
+# The projections are the nearest points
+
+
+def slow_projection(point: Tensor, x: Tensor, eps: float, order: int) -> Tensor:
+    """The nearest point to `point` in the eps-ball around x and in [0, 1], by a general-purpose solver."""
+    p, c = point.double().flatten().numpy(), x.double().flatten().numpy()
+    d = len(p)
+    if order == 2:
+        solved = minimize(
+            lambda z: ((z - p) ** 2).sum(), c, jac=lambda z: 2 * (z - p), bounds=[(0, 1)] * d, method="SLSQP",
+            constraints={"type": "ineq", "fun": lambda z: eps**2 - ((z - c) ** 2).sum(), "jac": lambda z: -2 * (z - c)},
+            options={"ftol": 1e-14, "maxiter": 500},
+        )  # fmt: skip
+        z = solved.x
+    else:  # z = c + plus - minus, which makes the l1 ball linear
+        solved = minimize(
+            lambda u: ((c + u[:d] - u[d:] - p) ** 2).sum(), np.zeros(2 * d),
+            jac=lambda u: np.concatenate([2 * (c + u[:d] - u[d:] - p), -2 * (c + u[:d] - u[d:] - p)]),
+            bounds=[(0, each) for each in 1 - c] + [(0, each) for each in c], method="SLSQP",
+            constraints={"type": "ineq", "fun": lambda u: eps - u.sum(), "jac": lambda u: -np.ones(2 * d)},
+            options={"ftol": 1e-14, "maxiter": 500},
+        )  # fmt: skip
+        z = c + solved.x[:d] - solved.x[d:]
+    assert solved.status in (0, 8), solved.message  # 8: no better point can be told apart
+    return torch.from_numpy(z).view_as(x).to(x.dtype)
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("eps", [0.3, 1.5, 100.0])
+@pytest.mark.parametrize("spread", [0.05, 1.0])
+def test_projection_is_the_nearest_point_of_ball_and_box(norm: str, eps: float, spread: float) -> None:
+    g = torch.Generator().manual_seed(2)
+    x = torch.rand(4, 1, 3, 4, generator=g, dtype=torch.float64)
+    x = torch.where(torch.rand(x.shape, generator=g) < 0.3, x.round(), x)
+    point = x + spread * torch.randn(x.shape, generator=g, dtype=torch.float64)
+    got = BALLS[norm].project(point, x, eps)
+    wanted = torch.stack([slow_projection(p, c, eps, 2 if norm == "l2" else 1) for p, c in zip(point, x, strict=True)])
+    torch.testing.assert_close(got, wanted, atol=2e-5, rtol=0)
+    assert (distance(got, x, norm) <= eps * (1 + 1e-6)).all() and 0 <= got.min() and got.max() <= 1
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_point_that_is_inside_is_not_moved(norm: str) -> None:
+    x = torch.full((2, 3, 4, 4), 0.5)
+    point = x + 0.01 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(BALLS[norm].project(point, x, 3.0 if norm != "linf" else 0.2), point)
+    assert torch.equal(BALLS[norm].project(x, x, 0.1), x)
+
+
+# It is strong
+
+
+@each_attack
+def test_climbs_its_objective(attack: PGD) -> None:
+    model, (x, y) = net(), batch(16)
+    if attack.norm_mode != "eval":
+        pytest.skip("the loss of one image is not its own under batch statistics")
+    torch.manual_seed(0)
+    x_adv = attack(model, x, y)
+    if attack.loss == "kl":
+        with torch.no_grad():
+            clean, moved = model(x).log_softmax(-1), model(x_adv).log_softmax(-1)
+            torch.manual_seed(0)
+            start = model((x + torch.empty_like(x).uniform_(-attack.radius, attack.radius)).clamp(0, 1)).log_softmax(-1)
+        gained, had = (F.kl_div(z, clean, log_target=True, reduction="none").sum(-1) for z in (moved, start))
+        assert (gained > 2 * had).all()
+    else:
+        gain = (loss_of(model, x_adv, y) - loss_of(model, x, y)) * (-1 if attack.targeted else 1)
+        assert gain.mean() > 0.01 and (gain > 0).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_larger_ball_and_more_steps_are_stronger(norm: Any) -> None:
+    model, (x, y) = net(), batch(16)
+    eps = {"linf": 0.02, "l2": 0.2, "l1": 1.5}[norm]
+    weak = PGD(norm=norm, eps=eps, steps=1, random_start=False)
+    losses = [
+        loss_of(model, attack(model, x, y), y).mean()
+        for attack in (weak, replace(weak, steps=10), replace(weak, steps=10, eps=2 * eps))
+    ]
+    assert losses[0] < losses[1] * 1.001 and losses[1] < losses[2]
+
+
+def test_targeted_reaches_its_class() -> None:
+    model, (x, _) = net(), batch(8)
+    target = model(x).topk(2).indices[:, 1]
+    attack = PGD(eps=0.5, steps=40, targeted=True)
+    assert (model(attack(model, x, target)).argmax(-1) == target).all()
+    assert (model(replace(attack, targeted=False)(model, x, target)).argmax(-1) != target).all()
+
+
+def test_restarts_are_never_weaker_than_any_of_their_starts() -> None:
+    model, (x, y) = net(), batch(16)
+    one = PGD(steps=1, eps=0.1, step_size=0.02)
+    torch.manual_seed(0)
+    starts = torch.stack([loss_of(model, one(model, x, y), y) for _ in range(4)])
+    torch.manual_seed(0)
+    together = loss_of(model, replace(one, restarts=4)(model, x, y), y)
+    torch.testing.assert_close(together, starts.amax(0), rtol=1e-6, atol=1e-7)
+    assert (together > starts[0] + 1e-4).any(), "starts differ, or this test says nothing"
+
+
+def test_keep_best_keeps_the_highest_loss_of_each_image() -> None:
+    model, (x, y) = net(), batch(32)
+    # Steps as long as the diameter overshoot: the last is often not the best.
+    wild = PGD(eps=0.3, step_size=0.6, steps=5)
+    steps = []
+    for k in range(6):
+        torch.manual_seed(0)
+        if k == 0:
+            ball = BALLS["linf"]
+            steps.append(loss_of(model, ball.project(ball.start(x, wild.radius), x, wild.radius), y))
+        else:
+            steps.append(loss_of(model, replace(wild, steps=k)(model, x, y), y))
+    torch.manual_seed(0)
+    best = loss_of(model, replace(wild, keep_best=True)(model, x, y), y)
+    torch.testing.assert_close(best, torch.stack(steps).amax(0), rtol=1e-6, atol=1e-7)
+    assert (best > steps[-1] + 1e-4).any()
+
+
+def test_kl_ignores_the_labels() -> None:
+    model, (x, y) = net(), batch()
+    attack = PGD(steps=2, loss="kl")
+    torch.manual_seed(0)
+    first = attack(model, x, y)
+    torch.manual_seed(0)
+    assert torch.equal(attack(model, x, (y + 1) % 4), first)
+
+
+def test_kl_climbs_the_divergence_from_the_clean_prediction() -> None:
+    model, (x, y) = net().double(), batch()
+    x = x.double()
+    attack = PGD(steps=1, loss="kl", eps=0.1)
+    torch.manual_seed(0)
+    got = attack(model, x, y)
+    torch.manual_seed(0)
+    start = (x + torch.empty_like(x).uniform_(-0.1, 0.1)).clamp(0, 1).requires_grad_()
+    p, q = model(x).softmax(-1).detach(), model(start).softmax(-1)
+    (grad,) = torch.autograd.grad((p * (p / q).log()).sum(), start)
+    wanted = torch.minimum(torch.maximum(start + 0.1 * grad.sign(), x - 0.1), x + 0.1).clamp(0, 1)
+    torch.testing.assert_close(got, wanted.detach())
+
+
+# Randomness
+
+
+@each_attack
+def test_is_deterministic_under_torch_s_global_seed(attack: PGD) -> None:
+    model, (x, y) = net(), batch()
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        found.append(attack(model, x, y))
+    if attack.norm_mode != "train":  # dropout and the moving statistics are part of the model then
+        assert torch.equal(found[0], found[1])
+        assert torch.equal(found[0], found[2]) != attack.random_start
+    model, twin = net(), net()
+    torch.manual_seed(0)
+    again = attack(twin, x, y)
+    torch.manual_seed(0)
+    assert torch.equal(attack(model, x, y), again)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_draws_nothing_without_a_random_start(norm: Any) -> None:
+    model = net()
+    state = torch.get_rng_state()
+    PGD(norm=norm, eps=0.5, steps=2, random_start=False)(model, *batch())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# Gradients that are hard to see
+
+
+class Scaled(nn.Module):
+    """A model whose logits are `factor` times as large and computed in `dtype`."""
+
+    def __init__(self, factor: float, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.model, self.factor, self.dtype = net().to(dtype), factor, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.to(self.dtype)) * self.factor
+
+
+def confident_batch(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Images with the class that the model already predicts."""
+    x, _ = batch(12)
+    with torch.no_grad():
+        return x, model(x).argmax(-1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_confident_images_keep_their_gradient(norm: Any, dtype: torch.dtype) -> None:
+    """Margins of about 140: p - 1 is zero in float32 (17) and in float64 (37), the gradient is not."""
+    model = Scaled(600, dtype)
+    x, y = confident_batch(model)
+    assert margin(model, x, y).median() > 40, "confident, or this test says nothing"
+    x_in = x.clone().requires_grad_()
+    (plain,) = torch.autograd.grad(F.cross_entropy(model(x_in), y, reduction="sum"), x_in)
+    assert (plain.flatten(1).abs().amax(1) == 0).any(), "the plain gradient is lost"
+    found = PGD(norm=norm, eps={"linf": 0.1, "l2": 1.0, "l1": 9.0}[norm], steps=3).perturb(model, x, y)
+    assert not found.zero_grad.any() and found.x_adv.dtype == torch.float32
+    assert (margin(model, found.x_adv, y) < margin(model, x, y)).all()
+
+
+def margin(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    with torch.no_grad():
+        logits = model(x).double()
+    true = logits.gather(1, y[:, None])
+    return (true - logits.scatter(1, y[:, None], -torch.inf).amax(1, keepdim=True)).squeeze(1)
+
+
+def test_a_confident_image_is_attacked_as_an_unconfident_one() -> None:
+    """Two classes: the gradient's direction does not depend on the logits' scale, so neither may a sign step."""
+
+    class Two(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.model, self.factor = net().double(), factor
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model(x)[:, :2] * self.factor
+
+    x, y = batch()[0].double(), torch.tensor([0, 1, 0, 1, 0, 1])
+    attack = PGD(steps=3, random_start=False)
+    wanted = attack(Two(1.0), x, y)
+    for factor in (1e-12, 100.0):
+        assert torch.equal(attack(Two(factor), x, y), wanted), factor
+
+
+def test_the_loss_of_the_attack_is_the_cross_entropy() -> None:
+    logits, y = torch.randn(50, 7, dtype=torch.float64) * 8, torch.randint(7, (50,))
+    torch.testing.assert_close(_cross_entropy(logits, y), F.cross_entropy(logits, y, reduction="none"))
+    assert torch.autograd.gradcheck(lambda t: _cross_entropy(t, y[:5]), logits[:5].requires_grad_())
+    # A margin of 100: exp(-100), which log_softmax rounds to 0.
+    far = _cross_entropy(torch.tensor([[100.0, 0.0]], dtype=torch.float64), torch.tensor([0]))
+    assert far.item() == pytest.approx(np.exp(-100.0))
+
+
+def test_float16_gradients_that_would_underflow_are_propagated() -> None:
+    """A mean loss over 1,000 images and a confident model: nothing of it would survive in float16."""
+    model = Scaled(10, torch.float16)
+    x, y = confident_batch(model)
+    x_in = x.clone().requires_grad_()
+    (plain,) = torch.autograd.grad(F.cross_entropy(model(x_in), y) / 1e5, x_in)
+    found = PGD(steps=2).perturb(model, x, y)
+    assert (plain == 0).all() and not found.zero_grad.any()
+
+
+def test_bfloat16_autocast_is_nearly_as_strong() -> None:
+    model, (x, y) = net(), batch(32)
+    attack = PGD(steps=5, eps=0.1, random_start=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attack.perturb(model, x, y)
+    assert found.x_adv.dtype == torch.float32 and not found.zero_grad.any()
+    clean, precise = loss_of(model, x, y).mean(), loss_of(model, attack(model, x, y), y).mean()
+    assert loss_of(model, found.x_adv, y).mean() - clean > 0.9 * (precise - clean)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_images_of_another_dtype_stay_so(norm: Any, dtype: torch.dtype) -> None:
+    x, y = batch()
+    x = x.to(dtype)
+    eps = {"linf": 0.1, "l2": 1.0, "l1": 9.0}[norm]
+    x_adv = PGD(norm=norm, eps=eps, steps=2)(net().to(dtype), x, y)
+    assert x_adv.dtype == dtype and 0 <= x_adv.min() and x_adv.max() <= 1
+    assert (distance(x_adv, x, norm) <= eps * (1 + 4 * torch.finfo(dtype).eps * x[0].numel() ** 0.5)).all()
+
+
+class Rounded(Net):
+    """A defence by rounding: where it acts, the gradient is zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = (x[:, :1, :1, :1] > 0.5).to(x)  # half of the images
+        return super().forward(mask * (x * 4).round() / 4 + (1 - mask) * x)
+
+
+def test_zero_gradients_are_counted_by_image() -> None:
+    x, y = batch(8)
+    x[:4, 0, 0, 0], x[4:, 0, 0, 0] = 0.9, 0.1
+    model = net()
+    model.__class__ = Rounded
+    for norm in ("linf", "l2", "l1"):
+        found = PGD(norm=norm, eps=0.05, steps=2, random_start=False).perturb(model, x, y)
+        assert found.zero_grad.tolist() == [True] * 4 + [False] * 4
+        assert torch.equal(found.x_adv[:4], x[:4]) and (distance(found.x_adv, x, norm)[4:] > 0).all()
+    assert not PGD(steps=2).perturb(net(), x, y).zero_grad.any()
+
+
+def test_a_flat_model_is_counted_over_all_restarts() -> None:
+    class Flat(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 0
+
+    model = net()
+    model.__class__ = Flat
+    found = PGD(steps=2, restarts=3, keep_best=True).perturb(model, *batch())
+    assert found.zero_grad.all() and found.x_adv.isfinite().all()
+
+
+def test_gradients_that_are_not_finite_are_counted_and_spoil_no_other_image() -> None:
+    class Broken(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            bad = (x[:, :1, :1, :1] > 0.95).to(x)
+            return super().forward(x) + (x.sum((1, 2, 3), keepdim=True) * 0 * bad).sqrt().sum((1, 2, 3)).unsqueeze(1)
+
+    x, y = batch()
+    x[:, 0, 0, 0] = 0.5
+    x[0, 0, 0, 0] = 1.0
+    model = net()
+    model.__class__ = Broken
+    x[1:, 0, 0, 0] = 0.0
+    found = PGD(steps=2, norm="l2", eps=0.2, random_start=False).perturb(model, x[:1], y[:1])
+    assert found.zero_grad.all() and found.x_adv.isfinite().all()
+
+
+# Models that cache in eval mode
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "efficientvit_m0"])
+@pytest.mark.parametrize("train", [False, True])
+def test_attention_bias_caches_do_not_outlive_the_attack(name: str, train: bool) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=4, **({"img_size": 64} if name.startswith("eff") else {})).train(train)
+    pixels = in_pixels(model)
+    size = 64 if name.startswith("eff") else 224
+    x, y = torch.rand(2, 3, size, size), torch.tensor([0, 1])
+    if not train:
+        pixels(x)  # fills the cache
+    PGD(steps=2, random_start=False)(pixels, x, y)
+    copied = copy.deepcopy(pixels)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "attention_bias" in key:
+                parameter.add_(torch.randn_like(parameter))
+    fresh = timm.create_model(name, num_classes=4, **({"img_size": 64} if name.startswith("eff") else {})).eval()
+    fresh.load_state_dict(model.state_dict())
+    pixels.train(train)
+    with torch.no_grad():
+        if not train:
+            torch.testing.assert_close(model(x), fresh(x))
+        assert not torch.equal(copied.eval()(x), fresh(x)), "the biases matter, or this test says nothing"
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"eps": 8}, r"eps=8 is not in \(0, 1\): images are in \[0, 1\], write 8/255 rather than 8"),
+        ({"eps": 0.0}, r"eps=0.0 is not in \(0, 1\)"),
+        ({"eps": float("nan")}, r"eps=nan is not in \(0, 1\)"),
+        ({"norm": "l2"}, r"eps must be given for norm='l2'"),
+        ({"norm": "l1"}, r"eps must be given for norm='l1'"),
+        ({"norm": "l2", "eps": -1.0}, r"eps=-1.0 is not above 0"),
+        ({"norm": "l3", "eps": 1.0}, r"norm='l3' is not one of linf, l2, l1"),
+        ({"step_size": 0.0}, r"step_size=0.0 is not above 0; leave it out for 2.5 eps / steps"),
+        ({"steps": 0}, r"steps=0 is not at least 1"),
+        ({"restarts": 0}, r"restarts=0 is not at least 1"),
+        ({"warmup_epochs": -1}, r"warmup_epochs=-1 is not at least 0"),
+        ({"norm_mode": "test"}, r"norm_mode='test' is not one of eval, batch, train"),
+        ({"loss": "dlr"}, r"loss='dlr' is not one of ce, kl"),
+        ({"loss": "kl", "targeted": True}, r"loss='kl' has no target class"),
+        ({"loss": "kl", "random_start": False}, r"loss='kl' needs random_start=True"),
+    ],
+)
+def test_a_setting_out_of_range_says_so(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        PGD(**settings)
+
+
+def test_defaults() -> None:
+    assert (PGD().norm, PGD().radius, PGD().steps) == ("linf", 8 / 255, 10)
+    assert PGD().step_length == pytest.approx(2 / 255)  # 2.5 eps / steps
+    assert PGD(steps=1).step_length == PGD(steps=2).step_length == 8 / 255, "at most eps"
+    assert PGD(norm="l2", eps=10.0, steps=100).step_length == pytest.approx(0.25)
+    assert PGD(step_size=0.5).step_length == 0.5
+
+
+def test_is_a_frozen_value() -> None:
+    assert PGD(eps=8 / 255) == PGD() and hash(PGD()) == hash(PGD())
+    with pytest.raises(AttributeError):
+        PGD().steps = 3  # type: ignore[misc]
+    assert eval(repr(PGD(steps=3))) == PGD(steps=3)
+
+
+def test_warm_up_raises_eps_and_the_step_linearly() -> None:
+    attack = PGD(eps=0.1, steps=10, warmup_epochs=4)
+    radii = [attack.at_epoch(epoch).radius for epoch in range(7)]
+    assert radii == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1, 0.1])
+    ratio = {round(attack.at_epoch(e).step_length / attack.at_epoch(e).radius, 9) for e in range(7)}
+    assert ratio == {0.25}
+    assert attack.at_epoch(4) is attack and PGD().at_epoch(0) == PGD()
+    x, y = batch()
+    assert distance(attack.at_epoch(0)(net(), x, y), x, "linf").max() <= 0.02 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "text"),
+    [
+        (torch.full((2, 3, 8, 8), 1.5), torch.zeros(2).long(), r"must be in \[0, 1\]; these are in \[1.5, 1.5\]"),
+        (torch.full((2, 3, 8, 8), -0.1), torch.zeros(2).long(), r"attack timm_arat.in_pixels\(model\)"),
+        (torch.full((2, 3, 8, 8), float("nan")), torch.zeros(2).long(), r"must be in \[0, 1\]; these are in \[nan"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2).long(), r"NxCxHxW floats .* torch.uint8"),
+        (torch.zeros(3, 8, 8), torch.zeros(3).long(), r"NxCxHxW floats in \[0, 1\]; these are \(3, 8, 8\)"),
+        (torch.zeros(2, 3, 8, 8), torch.zeros(3).long(), r"N integers for 2 images; these are \(3,\)"),
+        (torch.zeros(2, 3, 8, 8), torch.zeros(2, 4).long(), r"these are \(2, 4\)"),
+        (torch.zeros(2, 3, 8, 8), torch.zeros(2), r"these are \(2,\) torch.float32"),
+    ],
+)
+def test_wrong_images_and_labels_are_refused(x: Tensor, y: Tensor, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        PGD(steps=1)(net(), x, y)
+
+
+def test_search_takes_a_centre_outside_the_box_and_gives_images_inside() -> None:
+    x, y = batch()
+    centre = x + 0.05
+    x_adv = search(PGD(steps=2, random_start=False), net(), centre, y).x_adv
+    assert 0 <= x_adv.min() and x_adv.max() <= 1

@@ -1,0 +1,118 @@
+"""The commands of the README through the real launcher: processes, threads, Ctrl-C, and errors as a user sees them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAUNCH = [str(Path(sys.executable).with_name("accelerate")), "launch"]
+TINY = (
+    "--epochs 1 --twin null --evaluation.attacks [clean] --evaluation.val_steps 2 --method.attack.steps 1 "
+    "--model.kwargs.channels [8,16]"
+).split()
+
+
+def launch(*words: object, env: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*LAUNCH, *map(str, words)], cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=300
+    )
+
+
+def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    return {**kept, "PYTHONPATH": str(ROOT), **(extra or {})}
+
+
+def test_two_processes_hold_the_same_weights_and_statistics(tmp_path):
+    found = launch(
+        "--multi_gpu", "--num_processes", 2, "--main_process_port", 0,
+        ROOT / "tests/launched.py", tmp_path, 2, "--output", tmp_path / "run", *TINY, "--epochs", 2,
+        env={"ACCELERATE_USE_CPU": "true"},
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr[-2000:]
+    first, second = (json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(2))
+    for same in ("parameters", "buffers", "balance"):
+        assert first[same] == second[same], same
+    assert first["noise"] != second["noise"]  # the attacks' random starts
+    assert first["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
+    assert found.stdout.count("epoch 1/2") == 1  # one process speaks
+    result = json.loads((tmp_path / "run/results.json").read_text())
+    assert result["clean"]["n"] == 360  # both shares, each image once
+
+
+def test_the_launcher_sets_one_thread_and_the_engine_all_cores(tmp_path):
+    found = launch("recipes/train.py", "--output", tmp_path / "run", *TINY)
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert f"1 process of {len(os.sched_getaffinity(0))} threads" in found.stdout
+    assert "values were not passed" not in found.stdout + found.stderr
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
+    command = [sys.executable, "recipes/train.py", "--output", tmp_path / "run", *TINY, "--epochs", "200"]
+    process = subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(tmp_path / "run/summary.jsonl", process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err[-2000:]
+    assert "Traceback" not in err
+    assert "--resume true" in out.splitlines()[-1]
+    done = len((tmp_path / "run/summary.jsonl").read_text().splitlines())
+    resumed = subprocess.run(
+        [*map(str, command[:-1]), str(done + 1), "--resume", "true"],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    rows = [json.loads(line) for line in (tmp_path / "run/summary.jsonl").read_text().splitlines()]
+    assert rows[-1]["epoch"] == done + 1
+    assert "resumed from" in resumed.stdout
+
+
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--config digitz", "digits"),
+        ("--method.attack.eps 8", "write 8/255 rather than 8"),
+        ("--method.nam madry", "method.name"),
+        ("--data.val_size -1", "negative"),
+    ],
+)
+def test_a_typo_is_answered_in_one_line_and_at_once(words, message):
+    start = time.monotonic()
+    found = subprocess.run(
+        [sys.executable, "recipes/train.py", *words.split()],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 2
+    assert "Traceback" not in found.stderr
+    last = found.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and message in last
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("module", ["timm_arat.train", "timm_arat.evaluation"])
+def test_help_is_quick_and_the_entry_is_also_a_module(module):
+    start = time.monotonic()
+    found = subprocess.run(
+        [sys.executable, "-m", module, "--help"], cwd="/", env=environment(), capture_output=True, text=True
+    )
+    assert found.returncode == 0 and "usage:" in found.stdout
+    assert time.monotonic() - start < 10
