@@ -50,7 +50,7 @@ def _run(config: TrainConfig) -> Robustness:
         )
     parameters = sum(p.numel() for p in session.method.model.parameters())
     log.say(
-        f"{method_name(config.method)} on {config.data.name}: {config.model.name}, {parameters / 1e6:.2f} M parameters, "
+        f"{method_name(config.method)} on {config.data.name}: {config.model.name}, {parameters / 1e6:.2f} M weights, "
         f"{len(session.images)} training images, {len(session.loader)} steps an epoch; {_where(session)}; "
         f"to {folder}"
     )

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm  # type: ignore[import-untyped]  # its stubs are a package of their own
+from tqdm import tqdm
 
 from timm_arat.attacks import PGD, Perturbed
 from timm_arat.evaluation._autoattack import standard_attacks

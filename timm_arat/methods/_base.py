@@ -1,5 +1,6 @@
 """What every training method shares: one `nn.Module`, one forward a step."""
 
+import torch
 from torch import Tensor, nn
 
 from ..pixels import in_pixels
@@ -37,6 +38,11 @@ class Method(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Images NxCxHxW in [0, 1] and classes N to {'loss': scalar, 'output': logits NxK, name: term for the log}."""
         raise NotImplementedError
+
+
+def precise(t: Tensor) -> Tensor:
+    """`t` in float32 where autocast made it half precision: losses and cosines need it."""
+    return t if t.dtype in (torch.float32, torch.float64) else t.float()
 
 
 def accuracy(logits: Tensor, y: Tensor) -> Tensor:

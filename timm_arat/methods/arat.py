@@ -12,7 +12,7 @@ from ..attacks import search
 from ..losses import stop_grad_cosine, symmetric_cosine
 from ..norm import check_split_norm, convert_split_norm, norm_branch
 from ..taps import paper_layers, tap, tap_dims
-from ._base import Method, accuracy
+from ._base import Method, accuracy, precise
 from .configs import ARATConfig
 
 
@@ -67,10 +67,10 @@ class ARAT(Method):
         found = self._perturb(x, y)
         with self._branch("both"):
             logits, features = tap(self.model, self.pixels.normalize(torch.cat([found.x_adv, x])), self.layers)
-        logits_adv, logits_clean = logits.float().chunk(2)  # NxK each
+        logits_adv, logits_clean = precise(logits).chunk(2)  # NxK each
 
         ce_adv, ce_clean = F.cross_entropy(logits_adv, y), F.cross_entropy(logits_clean, y)
-        invariance = torch.stack([self._distance(i, *f.float().chunk(2)) for i, f in enumerate(features.values())])
+        invariance = torch.stack([self._distance(i, *precise(f).chunk(2)) for i, f in enumerate(features.values())])
         if self.config.auto_balance:
             loss = self.balance * ce_adv + (1 - self.balance) * ce_clean
         else:

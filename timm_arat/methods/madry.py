@@ -6,7 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._base import Method, accuracy
+from ._base import Method, accuracy, precise
 from .configs import MadryConfig
 
 
@@ -27,7 +27,7 @@ class Madry(Method):
 
     def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         found = self.attack.perturb(self.pixels, x, y)
-        logits = self.pixels(found.x_adv).float()
+        logits = precise(self.pixels(found.x_adv))
         loss = F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing)
         return {
             "loss": loss,

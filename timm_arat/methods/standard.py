@@ -6,7 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._base import Method, accuracy
+from ._base import Method, accuracy, precise
 from .configs import StandardConfig
 
 
@@ -18,6 +18,6 @@ class Standard(Method):
         self.config = replace(config or StandardConfig(), **settings)
 
     def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        logits = self.pixels(x).float()
+        logits = precise(self.pixels(x))
         loss = F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing)
         return {"loss": loss, "output": logits, "acc_clean": accuracy(logits, y)}

@@ -34,7 +34,7 @@ class ResNetCifar(ResNet):
             raise ValueError(f"layers={tuple(layers)} and channels={tuple(channels)} need one number a stage each")
         # timm's plain stem is 64 wide, its deep one twice `stem_width`: ask for that and put the 3x3 in its place.
         super().__init__(
-            block,
+            block,  # type: ignore[arg-type]  # timm writes the class where it takes the type
             layers,
             channels=channels,
             stem_type="deep",
@@ -43,7 +43,7 @@ class ResNetCifar(ResNet):
             zero_init_last=zero_init_last,
             **kwargs,
         )
-        self.conv1: nn.Module = nn.Conv2d(
+        self.conv1 = nn.Conv2d(  # type: ignore[assignment]  # a deep stem is a Sequential
             in_chans,
             stem_width,
             kernel_size=3,
@@ -52,7 +52,7 @@ class ResNetCifar(ResNet):
             device=kwargs.get("device"),
             dtype=kwargs.get("dtype"),
         )
-        self.maxpool: nn.Module = nn.Identity()
+        self.maxpool = nn.Identity()  # type: ignore[assignment]
         self.stages = [f"layer{i + 1}" for i in range(len(layers))]
         for info in self.feature_info[1:]:
             info["reduction"] = int(info["reduction"]) // 4  # type: ignore[call-overload]  # timm: dict of object

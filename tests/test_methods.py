@@ -1,0 +1,294 @@
+"""ARAT against hand-made references, its ablations one by one, and the methods beside it."""
+
+import copy
+import itertools
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from timm_arat import ARAT, PGD, Madry, Standard
+from timm_arat.methods import CONFIGS, ARATConfig, build
+from timm_arat.norm import is_split, norm_branch, split_norms
+from timm_arat.taps import tap
+
+ATTACK = PGD(eps=0.1, steps=2)
+
+
+def backbone(name: str = "resnet20_cifar", **kwargs) -> nn.Module:
+    torch.manual_seed(0)
+    if name == "resnet20_cifar":
+        kwargs = {"layers": (1, 1), "channels": (8, 12), "stem_width": 8, "zero_init_last": False, **kwargs}
+    return timm.create_model(name, num_classes=5, **kwargs)
+
+
+def batch(size: int = 8, n: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(n, 3, size, size, generator=generator), torch.randint(5, (n,), generator=generator)
+
+
+def step(method: nn.Module, x: torch.Tensor, y: torch.Tensor, seed: int = 0) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    method.train()
+    return method(x, y)
+
+
+def terms_by_hand(method: ARAT, x, y, seed: int = 0):
+    """Attack, two separate passes and the paper's loss, written out for one layer."""
+    torch.manual_seed(seed)
+    model = method.model
+    with norm_branch(model, "main"):
+        x_adv = method.config.attack(method.pixels, x, y)
+        logits_adv, z_adv = tap(model, x_adv)
+    with norm_branch(model, "aux"):
+        logits, z = tap(model, x)
+    h, target = method.predictors[0](z_adv["last"]), z["last"].detach()
+    cos = (h * target).sum(1) / (h.norm(dim=1) * target.norm(dim=1))
+    return F.cross_entropy(logits_adv, y), F.cross_entropy(logits, y), (1 - cos).mean()
+
+
+def test_arat_is_the_papers_loss_of_two_separate_passes():
+    x, y = batch()
+    method = ARAT(backbone().double(), attack=ATTACK, weight=7.0)
+    method.double().begin_epoch(0, clean_accuracy=0.3)
+    by_hand = copy.deepcopy(method).train()
+    terms = step(method, x.double(), y)
+    ce_adv, ce_clean, invariance = terms_by_hand(by_hand, x.double(), y)
+    expected = 0.3 * ce_adv + 0.7 * ce_clean + 7.0 * invariance
+    torch.testing.assert_close(terms["loss"], expected)
+    terms["loss"].backward()
+    expected.backward()
+    for (name, p), q in zip(method.named_parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, msg=name)
+    for (name, a), b in zip(method.named_buffers(), by_hand.buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+@pytest.mark.parametrize(("balance", "expected"), [(True, (0.25, 0.75)), (False, (1.0, 1.0))])
+def test_the_balance_weighs_the_two_cross_entropies(balance, expected):
+    x, y = batch()
+    method = ARAT(backbone(), attack=ATTACK, weight=0.0, auto_balance=balance)
+    method.begin_epoch(0, clean_accuracy=0.25)
+    terms = step(method, x, y)
+    torch.testing.assert_close(terms["loss"], expected[0] * terms["ce_adv"] + expected[1] * terms["ce_clean"])
+
+
+def gradients_of_invariance(anchor: str, predictor: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of the invariance term to the adversarial and to the clean features."""
+    method = ARAT(backbone(), attack=ATTACK, anchor=anchor, predictor=predictor).train()
+    torch.manual_seed(3)
+    z_adv, z = torch.randn(6, 12, requires_grad=True), torch.randn(6, 12, requires_grad=True)
+    grads = torch.autograd.grad(method._distance(0, z_adv, z), (z_adv, z), allow_unused=True)
+    return tuple(torch.zeros(6, 12) if g is None else g for g in grads)
+
+
+@pytest.mark.parametrize(
+    ("anchor", "predictor", "moves_adv", "moves_clean"),
+    [
+        ("clean", "adversarial", True, False),
+        ("clean", "none", True, False),
+        ("adversarial", "clean", False, True),
+        ("adversarial", "none", False, True),
+        ("both", "adversarial", True, True),
+        ("both", "none", True, True),
+        ("none", "adversarial", True, True),
+        ("none", "none", True, True),
+    ],
+)
+def test_the_anchor_has_exactly_zero_gradient(anchor, predictor, moves_adv, moves_clean):
+    g_adv, g_clean = gradients_of_invariance(anchor, predictor)
+    assert bool(g_adv.abs().max() > 0) == moves_adv
+    assert bool(g_clean.abs().max() > 0) == moves_clean
+
+
+def test_both_is_half_the_naive_gradient_and_the_two_anchors_add_up_to_it():
+    naive = gradients_of_invariance("none", "none")
+    both = gradients_of_invariance("both", "none")
+    halves = gradients_of_invariance("clean", "none")[0], gradients_of_invariance("adversarial", "none")[1]
+    for a, b, c in zip(naive, both, halves, strict=True):
+        torch.testing.assert_close(a, c)
+        torch.testing.assert_close(a / 2, b)
+
+
+def test_a_predictor_that_could_not_learn_is_refused():
+    for side in ("clean", "adversarial"):
+        with pytest.raises(ValueError, match="never learn"):
+            ARATConfig(anchor=side, predictor=side)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(zip(("anchor", "predictor", "split_norm", "auto_balance"), row, strict=True))
+        for row in itertools.product(("clean", "none"), ("adversarial", "none"), ("batch", "none"), (True, False))
+    ],
+    ids=lambda s: "-".join(map(str, s.values())),
+)
+def test_every_row_of_the_ablation_trains_every_parameter(settings):
+    """Naive symmetric, + stop-gradient, + predictor, + split BN, all: each is a recipe."""
+    x, y = batch()
+    method = ARAT(backbone(), attack=ATTACK, **settings)
+    assert is_split(method.model) == (settings["split_norm"] == "batch")
+    assert len(method.predictors) == (settings["predictor"] != "none")
+    method.begin_epoch(0, clean_accuracy=0.5)
+    step(method, x, y)["loss"].backward()
+    for name, p in method.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), name
+
+
+def test_main_statistics_move_once_by_adversarial_images_and_aux_once_by_clean_ones():
+    x, y = batch()
+    method = ARAT(backbone(), attack=ATTACK)
+    inputs = []
+    handle = method.model.conv1.register_forward_hook(lambda *a: inputs.append(a[2].detach()))
+    step(method, x, y)
+    handle.remove()
+    joint = inputs[-1]
+    assert len(joint) == 2 * len(x)
+    norm = method.model.bn1
+    for branch, half in ((norm, joint[: len(x)]), (norm.aux_bn[0], joint[len(x) :])):
+        assert int(branch.num_batches_tracked) == 1
+        torch.testing.assert_close(branch.running_mean, 0.1 * half.mean((0, 2, 3)))
+    assert not torch.equal(norm.running_mean, norm.aux_bn[0].running_mean)
+
+
+def test_noisy_clean_reproduces_the_official_aliasing():
+    """method.md 3.7: the clean branch is noised and unclamped, the ball is centred there, the attack starts at zero."""
+    x, y = batch(n=32)
+    method = ARAT(backbone(), attack=PGD(eps=0.1, steps=8, step_size=0.03), noisy_clean=True)
+    seen = []
+    handle = method.model.register_forward_pre_hook(lambda m, a: seen.append(a[0].detach()))
+    joint = []
+    original = method.model.forward_intermediates
+
+    def watch(images, **kwargs):
+        joint.append(images.detach())
+        return original(images, **kwargs)
+
+    method.model.forward_intermediates = watch
+    step(method, x, y)
+    handle.remove()
+    x_adv, noisy = joint[-1].chunk(2)
+    torch.testing.assert_close(seen[0], noisy)  # no random start inside the ball
+    assert float((noisy - x).abs().max()) <= 0.1 + 1e-6
+    assert float(noisy.min()) < 0 and float(noisy.max()) > 1
+    assert 0.1 < float((x_adv - x).abs().max()) <= 0.2 + 1e-6
+    assert float(x_adv.min()) >= 0 and float(x_adv.max()) <= 1
+    with pytest.raises(ValueError, match="linf"):
+        ARATConfig(attack=PGD(norm="l2", eps=1.0), noisy_clean=True)
+
+
+def test_named_layers_are_averaged_and_the_papers_preset_is_known():
+    x, y = batch()
+    method = ARAT(backbone(), attack=ATTACK, layers=("paper",))
+    assert method.layers == ("layer2.0.bn1@relu", "layer2.0.bn2@relu")
+    terms = step(method, x, y)
+    single = []
+    for layer in method.layers:
+        one = ARAT(backbone(), attack=ATTACK, layers=(layer,))
+        one.load_state_dict(
+            {
+                k.replace(f"predictors.{method.layers.index(layer)}", "predictors.0"): v
+                for k, v in initial(method).items()
+            },
+            strict=False,
+        )
+        single.append(step(one, x, y)["invariance"])
+    torch.testing.assert_close(terms["invariance"], torch.stack(single).mean(), rtol=1e-3, atol=1e-4)
+    assert not any(m._forward_hooks for m in method.modules())
+
+
+def initial(method: ARAT) -> dict[str, torch.Tensor]:
+    """The predictors' weights; running statistics do not matter in train mode."""
+    return {k: v for k, v in method.state_dict().items() if k.startswith("predictors")}
+
+
+def test_a_backbone_without_batchnorm_says_what_it_has_and_which_option_helps():
+    with pytest.raises(ValueError, match=r"split_norm='batch'.*LayerNorm.*split_norm='all' or 'none'"):
+        ARAT(timm.create_model("test_vit", num_classes=5))
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
+def test_affine_split_trains_a_layernorm_backbone(name):
+    x, y = batch(160 if name == "test_vit" else 32, n=4)
+    method = ARAT(backbone(name), attack=PGD(steps=1), split_norm="all")
+    step(method, x, y)["loss"].backward()
+    for norm_name, norm in split_norms(method.model):
+        for p in (*norm.parameters(recurse=False), *norm.aux_bn.parameters()):
+            assert p.grad is not None and p.grad.isfinite().all(), norm_name
+
+
+def test_the_balance_is_saved_with_the_weights():
+    method = ARAT(backbone(), attack=ATTACK)
+    method.begin_epoch(0, clean_accuracy=0.625)
+    other = ARAT(backbone(), attack=ATTACK)
+    other.load_state_dict(method.state_dict())
+    assert float(other.balance) == 0.625
+    other.begin_epoch(1, None)  # a resume in the middle of an epoch measures nothing
+    assert float(other.balance) == 0.625
+
+
+def test_the_warm_up_weakens_the_attack_of_early_epochs():
+    for kind in (ARAT, Madry):
+        method = kind(backbone(), attack=PGD(eps=0.2, steps=2, warmup_epochs=3))
+        radii = []
+        for epoch in range(5):
+            method.begin_epoch(epoch, 0.5)
+            radii.append(method.attack.radius)
+        assert radii == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.2])
+
+
+def test_checkpointed_and_plain_backbones_have_equal_gradients():
+    x, y = batch()
+    plain = ARAT(backbone(), attack=ATTACK)
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.model.set_grad_checkpointing(True)
+    for method in (plain, checkpointed):
+        step(method, x, y)["loss"].backward()
+    for (name, p), q in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, msg=name)
+
+
+def test_a_step_under_bf16_autocast_is_finite():
+    x, y = batch()
+    method = ARAT(backbone(), attack=ATTACK)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = step(method, x, y)
+    assert terms["loss"].dtype == torch.float32
+    terms["loss"].backward()
+    assert all(p.grad.isfinite().all() for p in method.parameters())
+    assert float(terms["zero_grad"]) == 0
+
+
+def test_standard_and_madry_are_cross_entropy_on_their_images():
+    x, y = batch()
+    standard, madry = Standard(backbone()), Madry(backbone(), attack=ATTACK)
+    reference = backbone().train()
+    torch.testing.assert_close(step(standard, x, y)["loss"], F.cross_entropy(reference(x), y))
+    reference = backbone().train()
+    torch.manual_seed(0)
+    x_adv = ATTACK(reference, x, y)
+    torch.testing.assert_close(step(madry, x, y)["loss"], F.cross_entropy(reference(x_adv), y))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_methods_keep_timms_contract(name):
+    x, y = batch()
+    config = CONFIGS[name]()
+    method = build(backbone(), config)
+    method.begin_epoch(0, 0.5)
+    terms = step(method, x, y)
+    assert {"loss", "output"} <= terms.keys()
+    assert terms["output"].shape == (len(x), 5)
+    assert all(not value.requires_grad for key, value in terms.items() if key not in ("loss", "output"))
+    assert method.clean_logits(x).shape == (len(x), 5)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"weight": -1.0}, {"anchor": "adv"}, {"predictor": "both"}, {"split_norm": "layer"}], ids=str
+)
+def test_settings_out_of_range_are_errors(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        ARATConfig(**settings)
