@@ -352,3 +352,31 @@ def test_reading_imports_neither_torch_nor_accelerate():
     done = subprocess.run([sys.executable, "-c", f"{bare}\n{code}"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
     assert time.monotonic() - start < 10
+
+
+def test_a_recipe_stands_on_its_base(tmp_path):
+    (tmp_path / "low.yaml").write_text("method: {name: arat, weight: 3}\nepochs: 7\n")
+    (tmp_path / "high.yaml").write_text("base: low\nmethod: {name: madry}\nseed: 4\n")
+    (tmp_path / "ring.yaml").write_text("base: ring\n")
+    from timm_arat.engine.config import VARIANTS, TrainConfig
+    from timm_arat.methods import MadryConfig
+
+    def get(name):
+        return read(TrainConfig, ["--config", str(tmp_path / name)], variants=VARIANTS, prog="x", description="")
+
+    config = get("high.yaml")
+    assert (config.epochs, config.seed, config.method) == (7, 4, MadryConfig())
+    assert get("low.yaml").method.weight == 3
+    with pytest.raises(ValueError, match="cannot stand on itself"):
+        get("ring.yaml")
+
+
+def test_every_bundled_recipe_is_readable_and_survives_a_round_trip(tmp_path):
+    from timm_arat.config import dump, recipes
+    from timm_arat.engine.config import VARIANTS, TrainConfig
+
+    for name in recipes():
+        config = read(TrainConfig, ["--config", name], variants=VARIANTS, prog="x", description="")
+        (tmp_path / "again.yaml").write_text(dump(config, variants=VARIANTS))
+        again = ["--config", str(tmp_path / "again.yaml")]
+        assert read(TrainConfig, again, variants=VARIANTS, prog="x", description="") == config, name

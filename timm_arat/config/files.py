@@ -29,6 +29,25 @@ def find(name: str) -> Path:
     raise ValueError(f"--config {name}: no such file or recipe; {nearest(Path(name).stem, known)}")
 
 
+def chain(name: str) -> list[tuple[Path, dict[str, Any]]]:
+    """The recipe `name` and the recipes under it, which each names by `base:`, the lowest first.
+
+    A base is a file beside its recipe, a path, or a bundled recipe's name. ValueError for a ring or a missing file.
+    """
+    found: list[tuple[Path, dict[str, Any]]] = []
+    while name:
+        beside = found[-1][0].with_name(f"{name}.yaml") if found else Path()
+        path = beside if beside.is_file() else find(name)
+        if any(path.samefile(other) for other, _ in found):
+            raise ValueError(f"{found[-1][0]}: base: {name}: a recipe cannot stand on itself")
+        tree = load(path)
+        name = tree.pop("base", "") or ""
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: base: {name!r}: wanted a recipe's name or file")
+        found.append((path, tree))
+    return found[::-1]
+
+
 def load(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, with `5e-4` a number. ValueError, naming the file, if it is not one."""
     try:

@@ -34,7 +34,7 @@ def read(
 
     Args:
         args: Words of the command line; None takes `sys.argv[1:]`. `--config NAME` is a recipe's name or a YAML file;
-            the rest are `--dotted.field value`, which win over the YAML. `--help` prints and exits.
+            a YAML may stand on another, `base: NAME`. The rest are `--dotted.field value`, which win over the YAML. `--help` prints and exits.
         variants: For a field of `root`, names and the dataclass each stands for, in YAML `field: {name: ...}`. Changing
             the name on the command line keeps those YAML settings that the new one has too, and prints the others.
         default: The recipe read when there is no `--config`; None starts from the defaults of `root`.
@@ -53,11 +53,10 @@ def read(
     table = options(root, skip=variants)
     written: list[Setting] = []
     if config is not None:
-        path = files.find(config)
         tables = [table, *(group.options(name) for group in groups for name in group.classes)]
-        written = from_yaml(
-            files.load(path), str(path), {key: each for one in tables for key, each in one.items()}, variants
-        )
+        known = {key: each for one in tables for key, each in one.items()}
+        for path, tree in files.chain(config):
+            written = _stacked(written, from_yaml(tree, str(path), known, variants), groups)
 
     names: dict[str, str | None] = {}
     for group in groups:
@@ -99,6 +98,15 @@ def dump(config: Any, *, variants: Variants) -> str:
         chosen = getattr(config, group.field)
         tree[group.field] = None if chosen is None else {"name": group.name_of(chosen), **_plain(chosen)}
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _stacked(below: list[Setting], above: list[Setting], groups: Sequence[Variant]) -> list[Setting]:
+    """A recipe on its base; where it chooses another variant, what only the base's variant has goes with that."""
+    for group in groups:
+        before, now = group.choose(below, strict=False), group.choose([*below, *above], strict=False)
+        lost = group.options(before).keys() - group.options(now).keys()
+        below = [setting for setting in below if setting.key not in lost]
+    return below + above
 
 
 def _assign(
