@@ -34,7 +34,8 @@ def read(
 
     Args:
         args: Words of the command line; None takes `sys.argv[1:]`. `--config NAME` is a recipe's name or a YAML file;
-            a YAML may stand on another, `base: NAME`. The rest are `--dotted.field value`, which win over the YAML. `--help` prints and exits.
+            a YAML may stand on another, `base: NAME`. The rest are `--dotted.field value`, which win over the YAML.
+            `--help` prints and exits.
         variants: For a field of `root`, names and the dataclass each stands for, in YAML `field: {name: ...}`. Changing
             the name on the command line keeps those YAML settings that the new one has too, and prints the others.
         default: The recipe read when there is no `--config`; None starts from the defaults of `root`.

@@ -1,0 +1,62 @@
+"""A document's numbers come from the runs' JSON and nowhere else."""
+
+import json
+
+import pytest
+import timm
+import torch
+
+from timm_arat import report
+from timm_arat.evaluation import Robustness, evaluate
+
+
+@pytest.fixture
+def run(tmp_path, measured):
+    """The folder of a finished run as the engine leaves it, with made-up numbers."""
+    folder = tmp_path / "run"
+    (folder / "model").mkdir(parents=True)
+    measured.save(folder / "results.json")
+    rows = [
+        {"epoch": epoch, "seconds": 60.0, "loss": 1.0, "val_clean": 0.5, "val_robust": robust}
+        for epoch, robust in ((1, 0.1), (2, 0.2), (2, 0.4), (3, 0.3))
+    ]
+    (folder / "summary.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "model/config.json").write_text(json.dumps({"architecture": "net", "training": {"method": "arat"}}))
+    (folder / "command.txt").write_text("recipes/train.py --seed 1\nrecipes/train.py --seed 1 --resume true\n")
+    return folder
+
+
+@pytest.fixture
+def measured():
+    """A result of 20 images."""
+    x, y = torch.rand(20, 3, 8, 8), torch.arange(20) % 10
+    model = timm.create_model("resnet20_cifar", num_classes=10, layers=(1, 1), channels=(8, 8)).eval()
+    return evaluate(model, (x, y), attacks=("clean", "pgd"), progress=False)
+
+
+def test_the_block_between_the_marks_is_replaced_and_nothing_else(run, tmp_path, measured, monkeypatch):
+    document = tmp_path / "results.md"
+    document.write_text("before\n<!-- x:begin -->\nold\n<!-- x:end -->\nafter\n")
+    words = ["--runs", f"[{run}]", "--name", "x", "--into", str(document)]
+    monkeypatch.setattr("sys.argv", ["report", *words])
+    report.main()
+    text = document.read_text()
+    assert text.startswith("before\n<!-- x:begin -->") and text.endswith("<!-- x:end -->\nafter\n")
+    assert "old" not in text
+    assert f"{100 * measured.clean.accuracy:.1f} ± " in text
+    assert "best (epoch 2)" in text and "| 3 min |" in text  # the newest row of a repeated epoch
+    assert "accelerate launch recipes/train.py --seed 1\n" in text
+    assert Robustness.load(tmp_path / "results/x-arat.results.json") == measured
+    assert (tmp_path / "results/x.png").stat().st_size > 1000
+    report.main()
+    assert document.read_text() == text
+
+
+def test_a_document_without_the_marks_is_left_alone(run, tmp_path, monkeypatch, capsys):
+    document = tmp_path / "results.md"
+    document.write_text("nothing here\n")
+    monkeypatch.setattr("sys.argv", ["report", "--runs", f"[{run}]", "--name", "x", "--into", str(document)])
+    with pytest.raises(SystemExit):
+        report.main()
+    assert "<!-- x:begin -->" in capsys.readouterr().err
+    assert document.read_text() == "nothing here\n"

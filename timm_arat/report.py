@@ -1,0 +1,163 @@
+"""Render finished runs into a document: `python -m timm_arat.report runs/a runs/b --name NAME --into docs/results.md`.
+
+The table stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` of the document; beside it, in a folder called
+`results`, lie the JSON it was made from and a picture of the training. Numbers enter documents this way only.
+"""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import cli, read
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to render.
+
+    Attributes:
+        runs: Folders of finished runs, the model of interest first.
+        name: Name of the block in the document and of the files beside it.
+        into: The Markdown document.
+        files: Folder of the JSON and the picture; `results` beside the document if not given.
+        picture: Draw the training into a picture (`pip install timm_arat[plot]`).
+    """
+
+    runs: tuple[str, ...]
+    name: str
+    into: str
+    files: str | None = None
+    picture: bool = True
+
+
+@cli
+def main() -> None:
+    """Render, and say what was written."""
+    options = read(Options, variants={}, prog="python -m timm_arat.report", description="Runs into a document.")
+    document = Path(options.into)
+    begin, end = f"<!-- {options.name}:begin -->", f"<!-- {options.name}:end -->"
+    text = document.read_text()
+    if begin not in text or end not in text:
+        raise ValueError(f"{document} has no lines {begin} and {end} to write between")
+    folder = Path(options.files) if options.files else document.parent / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = [Path(run) for run in options.runs]
+    lines = table(runs)
+    for run in runs:
+        stem = f"{options.name}-{_facts(run)['method']}"
+        for source in ("results.json", "results_last.json", "summary.jsonl"):
+            if (run / source).exists():
+                shutil.copyfile(run / source, folder / f"{stem}.{source}")
+    if options.picture:
+        plot(runs, folder / f"{options.name}.png")
+        lines += ["", f"![Training of {options.name}]({os.path.relpath(folder, document.parent)}/{options.name}.png)"]
+    block = "\n".join([begin, "", *lines, "", end])
+    document.write_text(re.sub(f"{re.escape(begin)}.*{re.escape(end)}", lambda _: block, text, flags=re.DOTALL))
+    print(f"{document}, {folder}/{options.name}*")
+
+
+def table(runs: list[Path]) -> list[str]:
+    """Markdown lines: accuracies of the best and of the last weights, cost, paired comparisons, commands."""
+    from .evaluation import Robustness, compare, eps_text
+
+    results = [Robustness.load(run / "results.json") for run in runs]
+    lines = [
+        "| model | weights | clean | PGD-20 | AutoAttack | clean + AutoAttack | epochs | training |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for run, best in zip(runs, results, strict=True):
+        rows = _rows(run)
+        score = (lambda row: row.get("val_clean", 0.0) + row.get("val_robust", 0.0)) if rows else None
+        chosen = max(rows, key=score)["epoch"] if score else "-"
+        cost = f"{sum(row['seconds'] for row in rows) / 60:.0f} min"
+        total = (
+            f"{100 * (best.clean.accuracy + best.autoattack.accuracy):.1f}" if best.clean and best.autoattack else ""
+        )
+        cells = [
+            best.model,
+            f"best (epoch {chosen})",
+            _cell(best.clean),
+            _cell(best.pgd),
+            _cell(best.autoattack),
+            total,
+        ]
+        lines.append(f"| {' | '.join([*cells, str(len(rows)), cost])} |")
+        if (run / "results_last.json").exists():
+            last = Robustness.load(run / "results_last.json")
+            lines.append(f"| {last.model} | last | {_cell(last.clean)} | {_cell(last.pgd)} | - | - | {len(rows)} | |")
+    first = results[0]
+    where = f"{first.data.name} {first.data.split}".strip()
+    lines += [
+        "",
+        f"Accuracy in % ± half the 95 % interval; {first.norm}, eps {eps_text(first.eps)}; {where}; {first.device}.",
+    ]
+    for other in results[1:]:
+        paired = ", ".join(f"{attack} {pair}" for attack, pair in compare(first, other).items())
+        lines.append(f"{first.model} less {other.model} on the same images: {paired}.")
+    for result in results:
+        lines += [f"Warning for {result.model}: {warning}." for warning in result.warnings]
+    lines += ["", "```bash", *dict.fromkeys(_command(run) for run in runs), "```"]
+    return lines
+
+
+def plot(runs: list[Path], path: Path) -> None:
+    """Loss terms, balance weight and validation accuracy over the epochs, a column a run."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "matplotlib is not installed: pip install timm_arat[plot], or give --picture false"
+        ) from error
+    figure = Figure(figsize=(4.5 * len(runs), 7), layout="constrained")
+    axes = figure.subplots(3, len(runs), squeeze=False, sharex="col", sharey="row")
+    panels = [
+        ("loss terms", ("loss", "ce_adv", "ce_clean", "invariance")),
+        ("balance weight", ("balance",)),
+        ("validation accuracy", ("val_clean", "val_robust")),
+    ]
+    for column, run in enumerate(runs):
+        rows = _rows(run)
+        for row, (title, names) in enumerate(panels):
+            axis = axes[row][column]
+            for name in names:
+                if name in rows[0]:
+                    axis.plot(
+                        [r["epoch"] for r in rows], [r[name] for r in rows], marker="o", label=name.replace("_", " ")
+                    )
+            axis.set_ylabel(title)
+            if axis.has_data():
+                axis.legend()
+        axes[0][column].set_title(f"{_facts(run)['model']}, {_facts(run)['method']}")
+        axes[2][column].set_xlabel("epoch")
+    figure.savefig(path, dpi=110)
+
+
+def _rows(run: Path) -> list[dict[str, Any]]:
+    """One row an epoch, the newest where a resume repeated one."""
+    rows = (json.loads(line) for line in (run / "summary.jsonl").read_text().splitlines())
+    return list({row["epoch"]: row for row in rows}.values())
+
+
+def _facts(run: Path) -> dict[str, str]:
+    config = json.loads((run / "model" / "config.json").read_text())
+    return {"method": config["training"]["method"], "model": config["architecture"]}
+
+
+def _command(run: Path) -> str:
+    """The first command of the run, as the launcher got it."""
+    return f"accelerate launch {(run / 'command.txt').read_text().splitlines()[0]}"
+
+
+def _cell(score: Any) -> str:
+    if score is None:
+        return "-"
+    low, high = score.interval
+    return f"{100 * score.accuracy:.1f} ± {50 * (high - low):.1f} (n={score.n})"
+
+
+if __name__ == "__main__":
+    main()
