@@ -73,7 +73,8 @@ def table(runs: list[Path]) -> list[str]:
         rows = _rows(run)
         score = (lambda row: row.get("val_clean", 0.0) + row.get("val_robust", 0.0)) if rows else None
         chosen = max(rows, key=score)["epoch"] if score else "-"
-        cost = f"{sum(row['seconds'] for row in rows) / 60:.0f} min"
+        seconds = sum(row["seconds"] for row in rows)
+        cost = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
         total = (
             f"{100 * (best.clean.accuracy + best.autoattack.accuracy):.1f}" if best.clean and best.autoattack else ""
         )

@@ -25,6 +25,7 @@ def finish(config: TrainConfig, session: Session, folder: Path, log: Log) -> Rob
         export(best.model, folder / "model", model_args=config.model.kwargs, training=_facts(config))
     accelerator.wait_for_everyone()
     attacks = config.evaluation.attacks
+    log.say(f"measuring the best weights on the test images: {', '.join(attacks)}")
     results = _measure(config, session, best, attacks, folder, "results")
     if session.validation is not None:
         last = _load(session.method, folder / "weights" / "last.safetensors")
