@@ -100,6 +100,10 @@ def start(config: TrainConfig, folder: Path) -> Accelerator:
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         step_scheduler_with_optimizer=False,
     )
+    # accelerate leaves out a tracker whose package is missing, without a word.
+    working = {str(getattr(tracker, "value", tracker)) for tracker in accelerator.log_with}
+    if missing := set(config.trackers) - working:
+        raise ValueError(f"trackers: {', '.join(sorted(missing))} is not installed: pip install it, or leave it out")
     if accelerator.device.type == "cpu":
         local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         threads = config.threads or max(1, len(os.sched_getaffinity(0)) // local)
