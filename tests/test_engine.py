@@ -11,6 +11,7 @@ import timm
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from timm_arat import PGD
@@ -159,12 +160,20 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(session.accelerator, "save_state", full)
-    with pytest.raises(OSError, match="no space for a checkpoint") as caught:
+    with pytest.raises(OSError, match="no space for a checkpoint"):
         checkpoint.save(session.accelerator, tmp_path, 2, 0, keep=1)
-    assert str(good) in str(caught.value)
     assert checkpoint.newest(tmp_path) == good
     assert {path.name: path.read_bytes() for path in good.iterdir()} == before
     assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_a_run_on_a_full_disk_says_how_to_go_on(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("timm_arat.engine.weights.save_file", full)
+    with pytest.raises(OSError, match="--resume true goes on"):
+        train(tiny(tmp_path))
 
 
 def test_an_old_checkpoint_is_pruned_only_after_the_new_one_stands(tmp_path, monkeypatch):

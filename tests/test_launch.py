@@ -32,7 +32,8 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
 def test_two_processes_hold_the_same_weights_and_statistics(tmp_path):
     found = launch(
         "--multi_gpu", "--num_processes", 2, "--main_process_port", 0,
-        ROOT / "tests/launched.py", tmp_path, 2, "--output", tmp_path / "run", *TINY, "--epochs", 2,
+        ROOT / "tests/launched.py", tmp_path, 2, "--output", tmp_path / "run",
+        *TINY, "--epochs", 2, "--twin.name", "standard",
         env={"ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
     assert found.returncode == 0, found.stderr[-2000:]

@@ -292,3 +292,130 @@ def test_methods_keep_timms_contract(name):
 def test_settings_out_of_range_are_errors(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         ARATConfig(**settings)
+
+
+def test_the_attack_sees_main_and_clean_logits_come_from_aux():
+    x, y = batch()
+    method = ARAT(backbone(), attack=ATTACK).eval()
+    with torch.no_grad():
+        for _, norm in split_norms(method.model):
+            norm.aux_bn[0].weight.mul_(3)
+    with norm_branch(method.model, "aux"):
+        expected = method.pixels(x)
+    assert torch.equal(method.clean_logits(x), expected)
+    assert not torch.equal(method.clean_logits(x), method.pixels(x))
+    seen = []
+    norm = method.model.bn1
+    handle = norm.register_forward_pre_hook(lambda m, a: seen.append(m.branch))
+    step(method, x, y)
+    handle.remove()
+    assert seen == ["main"] * ATTACK.steps + ["both"] and norm.branch == "main"
+
+
+def test_without_split_norms_both_kinds_of_image_share_one_joint_batch():
+    x, y = batch()
+    method = ARAT(backbone(), attack=ATTACK, split_norm="none", predictor="none")
+    assert list(method.model.state_dict()) == list(backbone().state_dict())
+    step(method, x, y)
+    assert int(method.model.bn1.num_batches_tracked) == 1
+
+
+def test_the_attack_in_train_mode_also_moves_main_statistics_and_never_aux():
+    """method.md 3.7: the official attack moves the adversarial statistics on every step."""
+    x, y = batch()
+    method = ARAT(backbone(), attack=PGD(eps=0.1, steps=3, norm_mode="train"))
+    step(method, x, y)
+    assert int(method.model.bn1.num_batches_tracked) == 4
+    assert int(method.model.bn1.aux_bn[0].num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize("layers", [("paper",), ("layer1.0", "layer2.0.act1")], ids=str)
+def test_named_layers_under_gradient_checkpointing_have_equal_gradients(layers):
+    x, y = batch()
+    plain = ARAT(backbone(), attack=ATTACK, layers=layers, weight=5.0)
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.model.set_grad_checkpointing(True)
+    for method in (plain, checkpointed):
+        step(method, x, y)["loss"].backward()
+    for (name, p), q in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, msg=name)
+
+
+def test_one_channel_and_a_fixed_image_size_work_with_named_layers():
+    x, y = batch()
+    grey = ARAT(backbone(in_chans=1), attack=ATTACK, layers=("layer1",))
+    assert step(grey, x[:, :1], y)["loss"].isfinite()
+    kwargs = {"img_size": 32, "window_size": 2, "embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2)}
+    swin = backbone("swin_tiny_patch4_window7_224", **kwargs)
+    x, y = batch(32, n=2)
+    method = ARAT(swin, attack=PGD(steps=1), layers=("layers.1@nhwc",), split_norm="all")
+    assert step(method, x, y)["loss"].isfinite()
+
+
+def test_a_deepcopy_and_a_state_dict_give_the_same_step():
+    x, y = batch()
+    method = ARAT(backbone(), attack=ATTACK)
+    step(method, x, y)
+    method.begin_epoch(0, 0.4)
+    torch.manual_seed(9)
+    loaded = ARAT(timm.create_model("resnet20_cifar", layers=(1, 1), channels=(8, 12), stem_width=8, num_classes=5))
+    loaded.config = method.config
+    loaded.load_state_dict(method.state_dict())
+    loaded.begin_epoch(0)
+    others = [copy.deepcopy(method), loaded]
+    wanted = step(method, x, y)
+    for other in others:
+        for name, value in step(other, x, y).items():
+            assert torch.equal(value, wanted[name]), name
+
+
+def test_a_model_that_is_split_already_keeps_its_two_branches():
+    first = ARAT(backbone(), attack=ATTACK)
+    with torch.no_grad():
+        first.model.bn1.aux_bn[0].weight.fill_(2.0)
+    second = ARAT(first.model, attack=ATTACK)
+    assert (second.model.bn1.aux_bn[0].weight == 2).all() and (second.model.bn1.weight == 1).all()
+
+
+def test_a_split_that_other_code_broke_is_noticed_at_the_next_step():
+    x, y = batch()
+    method = ARAT(backbone(), attack=ATTACK)
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm(method.model)
+    with pytest.raises(ValueError, match="own an aux_bn but are not split"):
+        method(x, y)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_step_leaves_images_labels_and_modes_alone(name):
+    x, y = batch()
+    before = x.clone(), y.clone()
+    method = build(backbone(), CONFIGS[name]())
+    method.train()
+    method.model.layer1.eval()
+    modes = [m.training for m in method.modules()]
+    method(x, y)
+    assert torch.equal(x, before[0]) and torch.equal(y, before[1])
+    assert [m.training for m in method.modules()] == modes
+
+
+def test_noisy_clean_leaves_the_images_alone_and_asks_for_the_official_objective():
+    x, y = batch()
+    before = x.clone()
+    step(ARAT(backbone(), attack=ATTACK, noisy_clean=True), x, y)
+    assert torch.equal(x, before)
+    with pytest.raises(ValueError, match="loss='kl'"):
+        ARATConfig(attack=PGD(loss="kl"), noisy_clean=True)
+
+
+def test_pretrained_normalisation_is_inside_and_the_attack_stays_in_pixels():
+    x, y = batch(32, n=2)
+    method = ARAT(backbone("test_resnet"), attack=PGD(eps=0.1, steps=1))
+    inputs = []
+    method.pixels.register_forward_pre_hook(lambda m, a: inputs.append(a[0].detach()))
+    joint = []
+    method.model.conv1.register_forward_pre_hook(lambda m, a: joint.append(a[0].detach()))
+    step(method, x, y)
+    assert all(0 <= i.min() and i.max() <= 1 for i in inputs)
+    x_adv, clean = (joint[-1] * method.pixels.std + method.pixels.mean).chunk(2)
+    torch.testing.assert_close(clean, x)
+    assert (x_adv - x).abs().max() <= 0.1 + 1e-5

@@ -29,7 +29,8 @@ class SeededBatches(Dataset[Any]):
         """A batch; torch's fetcher asks for whole batches where this exists."""
         with torch.random.fork_rng(devices=[]):
             # No two batches of an epoch share their first index, and no two epochs their product with it.
-            torch.manual_seed(hash((self.seed, self.epoch, indices[0])) % 2**63)
+            # The CPU's alone: torch.manual_seed would reset those of the devices too, from which attacks draw.
+            torch.default_generator.manual_seed(hash((self.seed, self.epoch, indices[0])) % 2**63)
             return [self.dataset[index] for index in indices]
 
 

@@ -35,9 +35,7 @@ def save(accelerator: Accelerator, folder: Path, epoch: int, step: int, keep: in
         # safetensors and torch report a full disk each by a class of its own; ask the disk itself.
         if shutil.disk_usage(folder).free < 1 << 20 or getattr(error, "errno", None) == errno.ENOSPC:
             shutil.rmtree(aside, ignore_errors=True)
-            raise OSError(
-                errno.ENOSPC, f"no space for a checkpoint; the last one is {newest(folder)}", str(folder)
-            ) from None
+            raise OSError(errno.ENOSPC, f"no space for a checkpoint in {folder}") from None
         raise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:

@@ -59,7 +59,7 @@ def _measure(
         pgd_limit=settings.pgd_images,
         batch_size=config.data.eval_batch_size,
         seed=config.seed,
-        state=folder / f".{name}-{accelerator.process_index}.state",
+        state=folder / f".{name}-{accelerator.process_index}-of-{accelerator.num_processes}.state",
         indices=share if accelerator.num_processes > 1 else None,
         name=f"{config.model.name} {method_name(config.method)}",
         progress=accelerator.is_main_process,

@@ -20,7 +20,7 @@ from .signals import Signals
 
 
 class Interrupted(Exception):
-    """Training was stopped by a signal; a checkpoint was written into the run's folder, which is the message."""
+    """Training was stopped by a signal; the run's folder, which is the message, resumes."""
 
 
 class Loop:

@@ -1,5 +1,6 @@
 """The order of events of a training run."""
 
+import errno
 import shlex
 import sys
 import time
@@ -7,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from ..config import dump
 from ..evaluation import Robustness
 from .config import VARIANTS, TrainConfig, method_name
 from .finish import finish
 from .log import Log
-from .loop import Loop
+from .loop import Interrupted, Loop
 from .prepare import prepare
 
 
@@ -21,14 +24,25 @@ def train(config: TrainConfig) -> list[Robustness]:
     """Train by `config`, export and evaluate; then its twin, if it has one. The results, the model's own first.
 
     Raises:
-        Interrupted: a signal came; the checkpoint in `config.output` resumes.
+        Interrupted: a signal came; the run's folder, which is the message, resumes.
         ValueError: the configuration cannot be used.
     """
-    config = replace(config, output=config.output or _folder(config))
-    results = [_run(config)]
-    if config.twin is not None:
-        twin = replace(config, method=config.twin, twin=None, output=str(Path(config.output or "") / "twin"))
-        results.append(_run(twin))
+    output = config.output or _folder(config)
+    config = replace(config, output=output)
+    try:
+        results = [_run(config)]
+        if config.twin is not None:
+            results.append(_run(replace(config, method=config.twin, twin=None, output=str(Path(output) / "twin"))))
+    except (Interrupted, KeyboardInterrupt):
+        # In the loop a signal leaves a checkpoint first; after it, the evaluation keeps its own state.
+        raise Interrupted(output) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        way_out = f"free some, and the same command with --output {output} --resume true goes on"
+        raise OSError(errno.ENOSPC, f"no space left in {output}: {way_out}") from error
+    # Once, and last: the twin needs the process group too.
+    PartialState().destroy_process_group()
     return results
 
 
@@ -56,7 +70,8 @@ def _run(config: TrainConfig) -> Robustness:
     )
     Loop(config, session, folder, log).run()
     results = finish(config, session, folder, log)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     return results
 
 
@@ -70,8 +85,6 @@ def _where(session: object) -> str:
 
 def _folder(config: TrainConfig) -> str:
     """A new folder under runs/; with several processes, the main one's clock decides."""
-    from accelerate.utils import broadcast_object_list
-
     name = [f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{method_name(config.method)}-{config.model.name.replace('/', '_')}"]
     broadcast_object_list(name)
     return name[0]
