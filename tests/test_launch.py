@@ -42,7 +42,7 @@ def test_two_processes_hold_the_same_weights_and_statistics(tmp_path):
         assert first[same] == second[same], same
     assert first["noise"] != second["noise"]  # the attacks' random starts
     assert first["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
-    assert found.stdout.count("epoch 1/2") == 1  # one process speaks
+    assert found.stdout.count("epoch 1/2") == 2  # the model and its twin; one process speaks
     result = json.loads((tmp_path / "run/results.json").read_text())
     assert result["clean"]["n"] == 360  # both shares, each image once
 
