@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hub": TENSORS | {"models", "methods"},
     "evaluation": TENSORS | {"models", "methods", "data"},
     "engine": TENSORS | {"models", "methods", "data", "evaluation", "hub", "config"},
+    "report": {"config", "evaluation"},
     "train": {"engine", "config", "evaluation"},
 }
 # Commands put the parts together.
@@ -110,9 +111,8 @@ def test_reading_a_configuration_loads_neither_torch_nor_timm() -> None:
 
 @pytest.mark.parametrize(
     "imports",
-    ["import timm_arat, timm", "import timm, timm_arat", "import timm_arat; from timm.layers import DropPath",
-     "import timm_arat.models"],
-)  # fmt: skip
+    ["import timm, timm_arat", "import timm_arat; from timm.layers import DropPath", "import timm_arat.models"],
+)
 def test_models_are_registered_whatever_is_imported_first(imports: str) -> None:
     code = (
         f"{imports}\nimport sys, timm\nprint(timm.is_model('resnet20_cifar'), 'resnet18_cifar' in timm.list_models())"

@@ -197,6 +197,9 @@ def test_named_layers_are_averaged_and_the_papers_preset_is_known():
         )
         single.append(step(one, x, y)["invariance"])
     torch.testing.assert_close(terms["invariance"], torch.stack(single).mean(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        terms["loss"], 0.5 * terms["ce_adv"] + 0.5 * terms["ce_clean"] + 30 * terms["invariance"]
+    )
     assert not any(m._forward_hooks for m in method.modules())
 
 
