@@ -66,6 +66,11 @@ def test_weights_are_shared_and_the_argument_is_not_changed() -> None:
     assert list(pixels.state_dict()) == [f"model.{key}" for key in keys], "mean and std are not weights"
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_the_wrapper_is_in_the_mode_of_the_model(train: bool) -> None:
+    assert in_pixels(net().train(train)).training == train
+
+
 def test_a_wrapped_model_is_returned_as_it_is() -> None:
     pixels = in_pixels(net())
     assert in_pixels(pixels) is pixels

@@ -13,6 +13,7 @@ class InPixels(nn.Module):
     def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.model = model
+        self.training = model.training
         weight = next(model.parameters(), torch.empty(0))
         # Constants of the model, not weights: they are in its pretrained_cfg, so not in the state dict.
         self.register_buffer("mean", weight.new_tensor(mean).view(1, -1, 1, 1), persistent=False)
