@@ -44,7 +44,7 @@ def test_a_process_without_timm_arat_gets_the_main_branch_bit_for_bit(name, tmp_
             assert not torch.equal(expected, plain(x))
     assert torch.equal(torch.load(tmp_path / "logits.pt"), expected)
     assert is_split(model)  # left as it was
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "aux_norm.safetensors"}
     config = json.loads((folder / "config.json").read_text())
     assert config["architecture"] == name and config["num_classes"] == 7 and config["threat"] == {"norm": "linf"}
 
@@ -59,6 +59,6 @@ def test_an_export_that_does_not_read_back_is_an_error(tmp_path, monkeypatch):
         weights = {name: value + 1 if name == "fc.bias" else value for name, value in plain.state_dict().items()}
         save_file(weights, f"{folder}/model.safetensors")
 
-    monkeypatch.setattr("timm_arat.hub.save_for_hf", spoil)
+    monkeypatch.setattr("timm_arat.hub._export.save_for_hf", spoil)
     with pytest.raises(ValueError, match="does not give back"):
         export(model, tmp_path)

@@ -31,6 +31,7 @@ def from_words(words: Sequence[str], positional: str | None) -> list[Setting]:
     while rest:
         word = rest.pop(0)
         key, equals, value = word[2:].partition("=")
+        key = key.replace("-", "_")  # people write --dry-run
         if word == "-c":
             key = "config"
         elif not word.startswith("--"):

@@ -2,12 +2,14 @@
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import gather_object
+from torch import nn
 
 from ..evaluation import Robustness, evaluate, merge
 from ..hub import export
-from ..methods import Method
+from ..norm import is_split, merge_split_norm
 from . import weights
 from .config import TrainConfig, method_name
 from .log import Log
@@ -20,37 +22,44 @@ def finish(config: TrainConfig, session: Session, folder: Path, log: Log) -> Rob
     The last weights are measured beside the best ones, without AutoAttack, into results_last.json.
     """
     accelerator = session.accelerator
-    best = _load(session.method, folder / "weights" / "best.safetensors")
+    best = _load(session, folder / "weights" / "best.safetensors")
     if accelerator.is_main_process:
-        export(best.model, folder / "model", model_args=config.model.kwargs, training=_facts(config))
+        names = session.data.class_names
+        facts: dict[str, Any] = {"training": _facts(config)}
+        if names != tuple(map(str, range(len(names)))):
+            facts["label_names"] = list(names)
+        export(best, folder / "model", model_args=config.model.kwargs, **facts)
     accelerator.wait_for_everyone()
     attacks = config.evaluation.attacks
     log.say(f"measuring the best weights on the test images: {', '.join(attacks)}")
     results = _measure(config, session, best, attacks, folder, "results")
     if session.validation is not None:
-        last = _load(session.method, folder / "weights" / "last.safetensors")
+        last = _load(session, folder / "weights" / "last.safetensors")
         quick = tuple(name for name in attacks if name != "autoattack")
         _measure(config, session, last, quick, folder, "results_last")
     log.say(f"exported to {folder / 'model'}: timm.create_model('local-dir:{folder / 'model'}', pretrained=True)")
     return results
 
 
-def _load(method: Method, path: Path) -> Method:
-    method = deepcopy(method)
-    weights.load(method.model, path)
-    return method
+def _load(session: Session, path: Path) -> nn.Module:
+    """The backbone with the weights at `path`, both branches."""
+    model = deepcopy(session.method.model)
+    weights.load(model, path)
+    return model
 
 
 def _measure(
-    config: TrainConfig, session: Session, method: Method, attacks: tuple[str, ...], folder: Path, name: str
+    config: TrainConfig, session: Session, model: nn.Module, attacks: tuple[str, ...], folder: Path, name: str
 ) -> Robustness:
     """Evaluate each process's share of the test images and merge; the file is written by the main process."""
     accelerator, settings = session.accelerator, config.evaluation
     images = session.data.test
     assert images is not None
+    # What is measured is what was exported: results.json names its weights by their hash.
+    plain = merge_split_norm(model) if is_split(model) else model
     share = range(accelerator.process_index, len(images), accelerator.num_processes)
     part = evaluate(
-        method.pixels,
+        plain,
         images,
         norm=settings.norm,
         eps=settings.eps,

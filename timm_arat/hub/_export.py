@@ -7,22 +7,35 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import nn
 
-from .norm import is_split, merge_split_norm, norm_branch
+from ..norm import is_split, merge_split_norm, norm_branch, split_norms
+
+WEIGHTS = "model.safetensors"
+AUX_NORM = "aux_norm.safetensors"
 
 
-def export(model: nn.Module, folder: str | Path, *, model_args: dict[str, Any] | None = None, **facts: Any) -> Path:
+def export(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    mix: float = 0.0,
+    model_args: dict[str, Any] | None = None,
+    **facts: Any,
+) -> Path:
     """Write the plain backbone of `model` (its main branch) as config.json and model.safetensors.
 
     `timm.create_model('local-dir:FOLDER', pretrained=True)` loads it, without timm_arat wherever timm knows the
-    architecture. The folder is read back and its logits compared before this returns.
+    architecture. The norms of the auxiliary branch, where there are some, are written beside it as
+    aux_norm.safetensors, by their keys in the split model, for further training. The folder is read back and its
+    logits compared before this returns.
 
     Args:
         model: A timm model, with or without split norms; it is left as it is.
         folder: Where to write; existing files of these names are replaced.
+        mix: Share of the auxiliary branch in the norms that are written, in [0, 1]; see `merge_split_norm`.
         model_args: What `timm.create_model` was given beyond the name and the number of classes.
         facts: Further top-level entries of config.json, such as the threat model.
 
@@ -31,17 +44,31 @@ def export(model: nn.Module, folder: str | Path, *, model_args: dict[str, Any] |
     """
     folder = Path(folder)
     plain = deepcopy(model).eval()
-    if is_split(plain):
-        merge_split_norm(plain)
     # Loaded weights are contiguous; the same memory format everywhere makes equal logits equal to the last bit.
     plain = plain.cpu().to(memory_format=torch.contiguous_format)
-    save_for_hf(plain, str(folder), model_config=facts, model_args=model_args or {}, safe_serialization=True)
-    _verify(model, plain, folder)
+    aux = aux_norm(plain)
+    if aux:
+        merge_split_norm(plain, mix=mix)
+    elif mix:
+        raise ValueError(f"mix={mix} of a model without split norms: there is no auxiliary branch to mix in")
+    # split_norm is an argument of our names; what is written is plain.
+    args = {key: value for key, value in (model_args or {}).items() if key != "split_norm"}
+    save_for_hf(plain, str(folder), model_config=facts, model_args=args, safe_serialization=True)
+    (folder / AUX_NORM).unlink(missing_ok=True)
+    if aux:
+        save_file(aux, folder / AUX_NORM)
+    _verify(model, plain, folder, mixed=bool(mix))
     return folder
 
 
-def _verify(model: nn.Module, plain: nn.Module, folder: Path) -> None:
-    saved = load_file(folder / "model.safetensors")
+def aux_norm(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and statistics of the auxiliary branch, by their keys in the split model; empty for a plain one."""
+    prefixes = tuple(f"{name}.aux_bn.".lstrip(".") for name, _ in split_norms(model))
+    return {key: value.clone().contiguous() for key, value in model.state_dict().items() if key.startswith(prefixes)}
+
+
+def _verify(model: nn.Module, plain: nn.Module, folder: Path, mixed: bool) -> None:
+    saved = load_file(folder / WEIGHTS)
     config = json.loads((folder / "config.json").read_text())
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     size = config["pretrained_cfg"]["input_size"]
@@ -49,6 +76,8 @@ def _verify(model: nn.Module, plain: nn.Module, folder: Path) -> None:
     with torch.no_grad():
         if saved.keys() != plain.state_dict().keys() or not torch.equal(loaded(x), plain(x)):
             raise ValueError(f"the model exported to {folder} does not give back the trained model's logits")
+        if mixed:
+            return  # the mixed model exists as `plain` only
         trained = deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
         if is_split(trained):
             with norm_branch(trained, "main"):

@@ -1,0 +1,13 @@
+"""Checkpoints: a plain timm folder, its card, and the way to the Hugging Face Hub; see `export` and `publish`.
+
+_export     a trained backbone -> config.json, model.safetensors, and the other branch's norms
+_curves     robust accuracy against eps, and the dial between the branches, measured
+_pictures   both as figures, accuracy by class, clean and adversarial images
+_card       README.md from the template and the JSON
+_assemble   a finished run -> the folder that a Hub repository will hold
+_publish    that folder -> the Hub: checked, in one commit, tagged
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,90 @@
+"""`recipes/publish.py RUN_OR_FOLDER --repo-id ORG/NAME [--dry-run]`: assemble a checkpoint's folder and publish it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from timm_arat.config import cli, read
+
+
+@dataclass(frozen=True)
+class Options:
+    """Assemble the folder of a checkpoint from a finished run, and publish it on the Hugging Face Hub.
+
+    Attributes:
+        source: A finished run's folder, or a folder that this command assembled before.
+        repo_id: ORG/NAME on the Hub; may be left out for a folder that was assembled for one.
+        name: What to call the checkpoint, ARCHITECTURE.TAG; the NAME of repo_id if not given.
+        cards: Folder of the checkpoints' folders.
+        dry_run: Assemble and check, and send nothing.
+        mix: Share of the auxiliary branch in the published norms, in [0, 1]: more clean accuracy, less robustness.
+        dataset_name: What people call the data set; the run's name of it if not given.
+        dataset_id: The data set on the Hub, such as uoft-cs/cifar10.
+        dataset_note: A sentence about the data for the card.
+        images: Test images behind the curves and the dial.
+        private: Make a new repository private.
+        create_pr: Propose a pull request instead of writing to the main branch.
+        tag: Version to tag; the next of v1, v2, ... if not given.
+    """
+
+    source: str
+    repo_id: str | None = None
+    name: str | None = None
+    cards: str = "hub_cards"
+    dry_run: bool = False
+    mix: float = 0.0
+    dataset_name: str | None = None
+    dataset_id: str | None = None
+    dataset_note: str | None = None
+    images: int = 1000
+    private: bool = False
+    create_pr: bool = False
+    tag: str | None = None
+
+
+@cli
+def main() -> None:
+    """Assemble, check, publish, and say where it is."""
+    options = read(
+        Options, variants={}, prog="publish.py", description="A checkpoint's way to the Hub.", positional="source"
+    )
+    source = Path(options.source)
+    if not source.is_dir():
+        raise ValueError(
+            f"{source} is not a folder: give a finished run (runs/...) or an assembled folder (hub_cards/...)"
+        )
+    if options.repo_id is not None and options.repo_id.count("/") != 1:
+        raise ValueError(f"--repo_id {options.repo_id}: wanted ORG/NAME")
+    # Here, so that --help and errors do not wait for torch.
+    from timm_arat.hub._assemble import assemble
+    from timm_arat.hub._publish import check, files, publish
+
+    folder = source
+    if (source / "config.yaml").is_file() or not (source / "hub.json").is_file():
+        if options.repo_id is None:
+            raise ValueError("--repo_id ORG/NAME is missing: the card says how to load the model from there")
+        folder = Path(options.cards) / (options.name or options.repo_id.rpartition("/")[2])
+        dataset = {
+            key: value
+            for key, value in (
+                ("name", options.dataset_name),
+                ("id", options.dataset_id),
+                ("note", options.dataset_note),
+            )
+            if value
+        }
+        assemble(source, folder, options.repo_id, mix=options.mix, dataset=dataset, images=options.images)
+        print(f"assembled {folder}: {', '.join(files(folder))}", flush=True)
+    elif options.mix:
+        raise ValueError(f"--mix belongs to a run: {source} is assembled already")
+    repo_id = check(folder, options.repo_id)
+    if options.dry_run:
+        print(f"dry run: {folder} may be published as {repo_id}; nothing was sent")
+        return
+    published = publish(folder, repo_id, private=options.private, create_pr=options.create_pr, tag=options.tag)
+    print(f"published {published.url}")
+    if published.tag:
+        print(f"{published.tag}: timm.create_model('hf-hub:{repo_id}@{published.tag}', pretrained=True)")
+
+
+if __name__ == "__main__":
+    main()

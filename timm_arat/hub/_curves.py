@@ -1,0 +1,78 @@
+"""What a card shows beside its results: accuracy against eps, and against the mix of the two branches; measured."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors.torch import load_file
+from torch import nn
+
+from ..evaluation import Robustness, evaluate
+from ..norm import convert_split_norm, load_split_state_dict, merge_split_norm
+from ._export import AUX_NORM, WEIGHTS
+
+FILE = "curves.json"
+EPS_SHARES = (0.25, 0.5, 1.0, 1.5, 2.0)  # of the eps that the model was trained for
+MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """eps: results at rising bounds. mix: (share of the auxiliary branch, result); empty where there is one branch."""
+
+    eps: tuple[Robustness, ...]
+    mix: tuple[tuple[float, Robustness], ...] = ()
+
+    def save(self, folder: Path) -> None:
+        fields = {
+            "eps": [result.to_json() for result in self.eps],
+            "mix": [{"mix": mix, "result": result.to_json()} for mix, result in self.mix],
+        }
+        (folder / FILE).write_text(json.dumps(fields, indent=1) + "\n")
+
+    @staticmethod
+    def load(folder: Path) -> "Curves":
+        fields = json.loads((folder / FILE).read_text())
+        return Curves(
+            tuple(map(Robustness.from_json, fields["eps"])),
+            tuple((point["mix"], Robustness.from_json(point["result"])) for point in fields["mix"]),
+        )
+
+
+def measure(folder: Path, data: Any, results: Robustness, images: int) -> Curves:
+    """Clean accuracy and PGD-20 of the model in `folder` on `images` stratified images, for the threat of `results`.
+
+    Every point is of the same images, and with the settings of `results`: on its images, its numbers come out.
+    """
+    settings: dict[str, Any] = dict(
+        attacks=("clean", "pgd"),
+        pgd_limit=images,
+        norm=results.norm,
+        seed=results.seed,
+        batch_size=results.batch_size,
+    )
+    name, eps = folder.name, results.eps
+    plain = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    at_eps = tuple(evaluate(plain, data, eps=share * eps, name=name, **settings) for share in EPS_SHARES)
+    if not (folder / AUX_NORM).exists():
+        return Curves(at_eps)
+    mixed = ((mix, merge_split_norm(split_model(folder), mix=mix)) for mix in MIXES)
+    return Curves(
+        at_eps,
+        tuple((mix, evaluate(model, data, eps=eps, name=f"{name} mix {mix}", **settings)) for mix, model in mixed),
+    )
+
+
+def split_model(folder: Path) -> nn.Module:
+    """The model in `folder` with both of its branches."""
+    model = convert_split_norm(timm.create_model(f"local-dir:{folder}", pretrained=True))
+    load_split_state_dict(model, load_file(folder / WEIGHTS) | load_file(folder / AUX_NORM), swap=False)
+    return model
+
+
+def points(results: Sequence[Robustness]) -> list[tuple[float, float, float, float]]:
+    """(eps, accuracy under PGD-20, low, high) of each."""
+    return [(r.eps, r.pgd.accuracy, *r.pgd.interval) for r in results if r.pgd]

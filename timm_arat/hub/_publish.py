@@ -1,0 +1,161 @@
+"""The way of a checkpoint's folder to the Hub: checked, in one commit, tagged; called again, it goes on."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+from ._assemble import check_results, write_card
+from ._card import render
+from ._export import WEIGHTS
+
+RECORD = "hub.json"  # where a folder was published; stays here
+KEPT = (".gitattributes",)  # the Hub's own
+Operation = CommitOperationAdd | CommitOperationDelete
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a checkpoint lies.
+
+    Attributes:
+        repo_id: ORG/NAME.
+        revision: The commit, 40 hexadecimal digits; what `pretrained=True` is pinned to.
+        sha256: Of model.safetensors.
+        tag: The version, a tag of the commit; None for a pull request, which has no version yet.
+        url: Of the commit or the pull request.
+    """
+
+    repo_id: str
+    revision: str
+    sha256: str
+    tag: str | None
+    url: str
+
+
+def publish(
+    folder: str | Path,
+    repo_id: str | None = None,
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    tag: str | None = None,
+) -> Published:
+    """Create or update the Hub repository of an assembled checkpoint (`assemble`), in one commit, and tag it.
+
+    The repository will hold the files of `folder` and no others. Files that it has already are not sent again, so a
+    call after a failure goes on where that one stopped, and a call without a change makes no commit. The token is
+    huggingface_hub's (`hf auth login`, or HF_TOKEN), HF_ENDPOINT chooses another server. Notes the commit and the
+    weights' sha256 in `folder`/hub.json, which the registry reads.
+
+    Args:
+        folder: A folder that `assemble` wrote.
+        repo_id: ORG/NAME; the one that the folder was assembled for if not given. For another one the card is
+            rendered again.
+        private: Make a new repository private; one that exists stays as it is.
+        create_pr: Propose the commit as a pull request instead.
+        tag: Version; v1, v2, ... if not given: the next one where something changed.
+
+    Raises:
+        ValueError: the folder was not evaluated, its results are of other weights, its card is not what its JSON gives,
+            or the tag is taken by another commit.
+        OSError: the Hub refused or could not be reached; nothing is half published, and the same call goes on.
+    """
+    folder = Path(folder)
+    repo_id = check(folder, repo_id)
+    api = HfApi(library_name="timm_arat")
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        head = api.model_info(repo_id, files_metadata=False).sha
+        commit = api.create_commit(
+            repo_id,
+            _operations(api, folder, repo_id, head),
+            commit_message=f"{folder.name}, from timm_arat",
+            create_pr=create_pr,
+            # Of two publishers at once, the second is refused instead of mixing its files with the first's.
+            parent_commit=head,
+        )
+        sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        if create_pr:
+            return Published(repo_id, commit.oid, sha256, None, commit.pr_url or commit.commit_url)
+        published = Published(repo_id, commit.oid, sha256, _tag(api, repo_id, commit.oid, tag), commit.commit_url)
+    except (HfHubHTTPError, LocalTokenNotFoundError, ConnectionError) as error:
+        raise OSError(_why_not(error, repo_id)) from error
+    (folder / RECORD).write_text(json.dumps(asdict(published), indent=1) + "\n")
+    return published
+
+
+def check(folder: Path, repo_id: str | None = None) -> str:
+    """Refuse a folder that must not be published; returns the repository's name. The card is rendered anew for it."""
+    if not (folder / RECORD).is_file():
+        raise ValueError(f"{folder} is not an assembled checkpoint: give a finished run, or assemble it first")
+    check_results(folder, folder / "results.json")
+    assembled_for = json.loads((folder / RECORD).read_text())["repo_id"]
+    for name, text in render(folder, assembled_for).items():
+        there = (folder / name).read_text() if (folder / name).is_file() else None
+        if there != text:
+            raise ValueError(
+                f"{folder / name} is not what the JSON beside it gives{_difference(there, text)}: numbers are never "
+                "written by hand. Change hub_cards/template.md or the JSON's source, and assemble again"
+            )
+    if repo_id is None or repo_id == assembled_for:
+        return str(assembled_for)
+    write_card(folder, repo_id)
+    return repo_id
+
+
+def files(folder: Path) -> list[str]:
+    """Paths, in the repository, of what `folder` publishes."""
+    found = (str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [name for name in found if name != RECORD]
+
+
+def _operations(api: HfApi, folder: Path, repo_id: str, head: str | None) -> list[Operation]:
+    """What turns the repository into `folder`; unchanged files are left out by the client."""
+    mine = files(folder)
+    theirs = api.list_repo_files(repo_id, revision=head)
+    gone = [name for name in theirs if name not in mine and name not in KEPT]
+    add = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in mine]
+    return [*add, *(CommitOperationDelete(path_in_repo=name) for name in gone)]
+
+
+def _tag(api: HfApi, repo_id: str, commit: str, wanted: str | None) -> str:
+    """Tag `commit` and return its tag; the one that it has already, if it has one."""
+    tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
+    if wanted is None:
+        here = [name for name, target in tags.items() if target == commit]
+        if here:
+            return here[0]
+        numbers = [int(name[1:]) for name in tags if name[:1] == "v" and name[1:].isdigit()]
+        wanted = f"v{max(numbers, default=0) + 1}"
+    if wanted in tags:
+        if tags[wanted] != commit:
+            raise ValueError(f"{repo_id} has a tag {wanted} on another commit: give another one, or none for the next")
+        return wanted
+    api.create_tag(repo_id, tag=wanted, revision=commit)
+    return wanted
+
+
+def _difference(there: str | None, text: str) -> str:
+    if there is None:
+        return " (it is missing)"
+    old, new = there.splitlines(), text.splitlines()
+    line = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    return f" (line {line + 1}: {(old[line] if line < len(old) else 'it ends')[:80]!r})"
+
+
+def _why_not(error: Exception, repo_id: str) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, LocalTokenNotFoundError) or status == 401:
+        return (
+            f"the Hub does not know you: call `hf auth login`, or set HF_TOKEN, with a token that may write {repo_id}"
+        )
+    if status == 403:
+        return f"your token may not write {repo_id}: take one with write access, or another --repo-id"
+    if status == 412:
+        return f"somebody changed {repo_id} meanwhile: call this again to publish on top of it"
+    said = " ".join(str(error).split())[:300]
+    return f"{repo_id} was not published ({said}): the same command goes on, what was sent already is not sent again"
