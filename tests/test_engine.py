@@ -288,6 +288,34 @@ def test_pretrained_statistics_are_honoured_and_new_models_take_pixels(tmp_path)
     assert model.num_classes == data.num_classes == 10
 
 
+@pytest.mark.parametrize("classes", [10, 5])
+def test_a_pretrained_start_adapts_to_the_data(run, tmp_path, classes):
+    """The finished run's model, to three channels and another number of classes."""
+    data = replace(DATA, in_chans=3, image_size=16)
+    config = tiny(tmp_path, data=data, model=ModelConfig(f"local-dir:{run / 'model'}", pretrained=True))
+    config = replace(config, model=replace(config.model, kwargs={"num_classes": classes}))
+    model, _ = build_model(config)
+    trained = load_file(run / "model" / "model.safetensors")
+    assert torch.equal(model.state_dict()["layer1.0.conv1.weight"], trained["layer1.0.conv1.weight"])
+    assert torch.equal(model.state_dict()["fc.weight"], trained["fc.weight"]) == (classes == 10)
+    assert model.conv1.in_channels == 3 and model.num_classes == classes
+    assert model.pretrained_cfg["input_size"] == (3, 16, 16)
+
+
+@pytest.mark.parametrize("frozen", ["none", "main", "both"])
+def test_fine_tuning_freezes_the_norms_that_are_asked_for(run, tmp_path, frozen):
+    model = ModelConfig(f"local-dir:{run / 'model'}", pretrained=True, freeze_norms=frozen)
+    average = AverageConfig(kind="ema", every=3, batches=2, decay=0.5)
+    train(tiny(tmp_path / "out", model=model, epochs=1, average=average))
+    before = load_file(run / "model" / "model.safetensors")
+    after = load_file(tmp_path / "out" / "weights" / "last.safetensors")
+    for key in ("bn1.weight", "bn1.running_mean"):
+        assert torch.equal(before[key], after[key]) == (frozen != "none"), key
+    # The second branch starts as the first's copy.
+    assert torch.equal(before["bn1.weight"], after["bn1.aux_bn.0.weight"]) == (frozen == "both")
+    assert not torch.equal(before["conv1.weight"], after["conv1.weight"])
+
+
 def test_every_parameter_is_in_the_optimizer_and_the_schedule_warms_up(tmp_path):
     config = tiny(tmp_path, optimizer=OptimizerConfig(lr=0.1, warmup_epochs=1, warmup_lr=0.01))
     session = prepare(config, tmp_path)

@@ -134,6 +134,7 @@ def test_public_names() -> None:
         "merge_split_norm",
         "norm_branch",
         "publish",
+        "register",
     ]
     for name in timm_arat.__all__:
         assert callable(getattr(timm_arat, name)), name

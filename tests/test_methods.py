@@ -422,3 +422,41 @@ def test_pretrained_normalisation_is_inside_and_the_attack_stays_in_pixels():
     x_adv, clean = (joint[-1] * method.pixels.std + method.pixels.mean).chunk(2)
     torch.testing.assert_close(clean, x)
     assert (x_adv - x).abs().max() <= 0.1 + 1e-5
+
+
+@pytest.mark.parametrize("branches", [("main",), ("aux",), ("main", "aux")])
+def test_frozen_norms_stay_and_everything_else_moves(branches):
+    x, y = batch()
+    method = ARAT(backbone(), attack=ATTACK)
+    method.freeze_norms(branches)
+    before = copy.deepcopy(method.model.state_dict())
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        step(method, x, y)["loss"].backward()
+        optimizer.step()
+    after = method.model.state_dict()
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    norms = {name for name, _ in split_norms(method.model)}
+    main = {f"{name}.{each}" for name in norms for each in ("weight", "bias", "running_mean", "running_var")}
+    aux = {key.replace(".weight", ".aux_bn.0.weight") for key in main if key.endswith(".weight")}
+    aux |= {f"{name}.aux_bn.0.{each}" for name in norms for each in ("bias", "running_mean", "running_var")}
+    expected = set().union(*([] if "main" in branches else [main]), *([] if "aux" in branches else [aux]))
+    assert moved & (main | aux) == expected
+    assert "conv1.weight" in moved and "fc.weight" in moved
+
+
+def test_frozen_norms_normalise_by_their_statistics_in_training():
+    x, y = batch()
+    method = ARAT(backbone(), attack=ATTACK)
+    method.freeze_norms(("main", "aux"))
+    method.train()
+    with torch.no_grad():
+        training = [method.pixels(x)]
+        method.eval()
+        assert torch.equal(training[0], method.pixels(x))
+    assert method.train().model.layer1.training and not method.model.bn1.training
+
+
+def test_freezing_what_is_not_there_is_an_error():
+    with pytest.raises(ValueError, match="ResNetCifar has no BatchNorm in its aux branch to freeze"):
+        Madry(backbone(), attack=ATTACK).freeze_norms(("aux",))

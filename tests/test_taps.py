@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.layers import BatchNormAct2d, create_conv2d
-from timm.models.resnetv2 import PreActBasic, ResNetV2
+from timm.models.resnetv2 import PreActBasic
 from torch import Tensor, nn
 
 from timm_arat.taps import paper_layers, tap, tap_dims
@@ -35,6 +34,7 @@ def hooks(model: nn.Module) -> int:
 
 BACKBONES = {
     "resnet20_cifar": {},
+    "wide_resnet34_10_cifar": {"layers": (1, 1, 1), "channels": (8, 16, 32), "num_classes": 5},
     "test_resnet": {},
     "test_efficientnet": {},
     "test_vit": {"img_size": 32},
@@ -233,27 +233,17 @@ def test_paper_layers_of_a_resnet20() -> None:
     assert set(tap_dims(model, layers).values()) == {16}
 
 
-def wide_resnet(widths: tuple[int, ...] = (160, 320, 640), depth: int = 5) -> ResNetV2:
-    model = ResNetV2(
-        layers=(depth,) * 3, channels=widths, stem_type="fixed", stem_chs=16, basic=True, bottle_ratio=1.0, preact=True,
-        norm_layer=BatchNormAct2d, conv_layer=create_conv2d, num_classes=10,
-    )  # fmt: skip
-    model.pretrained_cfg = {"input_size": (3, 32, 32)}
-    return model.eval()
-
-
-def test_paper_layers_of_a_pre_activation_wide_resnet() -> None:
-    """WRN-34-10: relu1 and relu2 of the last stage's five blocks and the average pool, 11 layers; method.md 3.3."""
+def test_paper_layers_of_a_wide_resnet34_10() -> None:
+    """Official code: relu1 and relu2 of the last stage's five blocks, and the ReLU before the pool; method.md 3.3."""
     with torch.device("meta"):
-        model = wide_resnet()
+        model = timm.create_model("wide_resnet34_10_cifar")
     layers = paper_layers(model)
-    dims = tap_dims(model, layers)
-    assert len(layers) == 11
-    assert list(dims.values()) == [320, *[640] * 10]
+    assert layers == (*(f"stages.2.blocks.{i}.norm{n}" for i in range(5) for n in (1, 2)), "norm")
+    assert list(tap_dims(model, layers).values()) == [320, *[640] * 10]
 
 
 def test_the_last_paper_layer_of_a_wide_resnet_is_what_its_classifier_reads() -> None:
-    model, x = wide_resnet((8, 16, 32), 1), images()
+    model, x = net("wide_resnet34_10_cifar", **BACKBONES["wide_resnet34_10_cifar"]), images()
     assert all(isinstance(block, PreActBasic) for block in model.stages[-1].blocks)
     layers = paper_layers(model)
     logits, features = tap(model, x, layers)

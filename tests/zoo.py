@@ -301,7 +301,9 @@ def _surveyed(cache: Path) -> list[Architecture]:
     if cache.exists():
         rows = json.loads(cache.read_text())
         return [Architecture(**row | {"image": tuple(row["image"])}) for row in rows]
-    archs = [survey(name) for name in timm.list_models()]
+    # timm's own: the names that timm_arat registers are the same classes again.
+    own = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("timm.")]
+    archs = [survey(name) for name in own]
     cache.write_text(json.dumps([asdict(arch) for arch in archs]))
     return archs
 

@@ -6,6 +6,7 @@ from .hub import publish as publish
 from .methods import ARAT as ARAT
 from .methods import Madry as Madry
 from .methods import Standard as Standard
+from .models import register as register
 from .norm import convert_split_norm as convert_split_norm
 from .norm import merge_split_norm as merge_split_norm
 from .norm import norm_branch as norm_branch

@@ -59,7 +59,8 @@ def reestimate(method: Method, batches: Iterable[tuple[Tensor, Tensor]]) -> None
     method's own forward, so each branch sees its kind of image; the attack uses the batch's statistics meanwhile.
     """
     # modules() has each branch of a split norm as a module of its own, once.
-    norms = [m for m in method.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    frozen = {id(norm) for norm in method.frozen_norms}
+    norms = [m for m in method.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and id(m) not in frozen]
     momenta = [norm.momentum for norm in norms]
     attack = getattr(method, "attack", None)
     try:

@@ -17,6 +17,8 @@ class ModelConfig:
         kwargs: Further arguments of `timm.create_model`.
         sync_norm: Synchronise BatchNorm statistics over processes.
         checkpointing: Recompute activations in the backward pass, to save memory.
+        freeze_norms: Keep the BatchNorms of one branch or of both as the pretrained weights have them: affine
+            parameters and statistics.
     """
 
     name: str = "resnet20_cifar"
@@ -24,6 +26,7 @@ class ModelConfig:
     kwargs: dict[str, Any] = field(default_factory=dict)
     sync_norm: bool = False
     checkpointing: bool = False
+    freeze_norms: Literal["none", "main", "aux", "both"] = "none"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from ..data import Data, load, subset, tensors
 from ..methods import Method, build
+from ..models import WeightsNotFoundError
 from .average import Average
 from .batches import SeededBatches, stack
 from .config import TrainConfig
@@ -52,6 +53,9 @@ def prepare(config: TrainConfig, folder: Path) -> Session:
     set_seed(config.seed, device_specific=True)
     model, data = build_model(config)
     method = build(model, config.method)
+    if config.model.freeze_norms != "none":
+        frozen = config.model.freeze_norms
+        method.freeze_norms(("main", "aux") if frozen == "both" else (frozen,))
     method = method.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     assert data.train is not None
@@ -120,21 +124,32 @@ def build_model(config: TrainConfig) -> tuple[nn.Module, Data]:
     input_size = _input_size(config)
     data = load(config.data, input_size=input_size)
     kwargs = {"num_classes": data.num_classes, "in_chans": config.data.in_chans, **settings.kwargs}
-    overlay: dict[str, Any] = {"input_size": input_size, "num_classes": data.num_classes}
-    if not settings.pretrained:
+    target: dict[str, Any] = {"input_size": input_size, "num_classes": data.num_classes}
+    if settings.pretrained:
+        overlay = _source_overlay(settings.name, input_size)
+    else:
         # Nothing was trained on another range of pixels: take them as they are.
-        overlay |= {"mean": (0.0,) * config.data.in_chans, "std": (1.0,) * config.data.in_chans}
+        overlay = target | {"mean": (0.0,) * config.data.in_chans, "std": (1.0,) * config.data.in_chans}
     try:
-        model = timm.create_model(
+        model: Any = timm.create_model(
             settings.name, pretrained=settings.pretrained, pretrained_cfg_overlay=overlay, **kwargs
         )
     except TypeError as error:
         raise ValueError(f"model.kwargs: {settings.name} does not take them: {error}") from error
+    except WeightsNotFoundError as error:
+        raise ValueError(f"model.pretrained: {error}") from error
+    model.pretrained_cfg.update(target)
     if settings.sync_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # before the method splits the norms
     if settings.checkpointing:
-        model.set_grad_checkpointing(True)  # type: ignore[operator]  # timm's protocol
+        model.set_grad_checkpointing(True)
     return model, data
+
+
+def _source_overlay(name: str, input_size: tuple[int, int, int]) -> dict[str, Any]:
+    """Resize a pretrained model; its channels and classes stay the source's, by which timm adapts stem and head."""
+    cfg = None if ":" in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return {} if cfg is None else {"input_size": (cfg.input_size[0], *input_size[1:])}
 
 
 def _input_size(config: TrainConfig) -> tuple[int, int, int]:

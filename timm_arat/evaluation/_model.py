@@ -10,6 +10,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from timm_arat.models import WeightsNotFoundError
+from timm_arat.models._weights import refuse_pickles
 from timm_arat.modes import keep_modes
 from timm_arat.pixels import InPixels, in_pixels
 
@@ -34,7 +36,10 @@ def open_model(model: str | Path | nn.Module, device: torch.device | None = None
         return (in_pixels(model) if getattr(model, "pretrained_cfg", None) else model), name
     timm_name = _timm_name(str(model))
     try:
+        refuse_pickles(timm_name)
         built = timm.create_model(timm_name, pretrained=True)
+    except WeightsNotFoundError as error:
+        raise ValueError(str(error)) from error
     except Exception as error:  # timm, safetensors, pickle and the Hub's client raise a dozen kinds for bad weights
         raise ValueError(_why_not(timm_name, error)) from error
     return in_pixels(built.to(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))), str(model)

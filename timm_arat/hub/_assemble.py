@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 
 from ..data import DataConfig, load, subset, tensors
 from ..evaluation import Robustness, evaluate, fingerprint
+from ..models._weights import AUX_NORM, RECORD, WEIGHTS
 from ..pixels import in_pixels
 from . import _curves
 from ._card import render
-from ._export import AUX_NORM, WEIGHTS, export
+from ._export import export
 from ._pictures import draw
 
 CURVE_IMAGES = 1000
@@ -133,7 +134,7 @@ def write_card(folder: Path, repo_id: str) -> None:
     for name, text in render(folder, repo_id).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
-    (folder / "hub.json").write_text(json.dumps({"repo_id": repo_id}, indent=1) + "\n")
+    (folder / RECORD).write_text(json.dumps({"repo_id": repo_id}, indent=1) + "\n")
 
 
 def _describe(

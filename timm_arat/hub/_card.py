@@ -9,18 +9,11 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from ..evaluation import Robustness, Score, eps_text
+from ..models._weights import AUX_NORM, CARDS
 from ._curves import Curves
-from ._export import AUX_NORM
 
 README = "README.md"
 EVAL_RESULTS = ".eval_results/timm_arat.yaml"
-_PACKAGE = Path(__file__).parents[1]
-
-
-def bundled(name: str) -> Path:
-    """`name` of hub_cards/: beside the package in a checkout, inside it in a wheel."""
-    inside = _PACKAGE / "hub_cards" / name
-    return inside if inside.exists() else _PACKAGE.parent / "hub_cards" / name
 
 
 def render(folder: Path, repo_id: str) -> dict[str, str]:
@@ -41,7 +34,7 @@ def render(folder: Path, repo_id: str) -> dict[str, str]:
         eval_results=_model_index(results, dataset),
     )
     card = ModelCard.from_template(
-        data, template_path=str(bundled("template.md")), **_facts(folder, config, results, curves, repo_id)
+        data, template_path=str(CARDS / "template.md"), **_facts(folder, config, results, curves, repo_id)
     )
     files = {README: str(card)}
     if dataset.get("id"):
@@ -62,7 +55,7 @@ def _facts(folder: Path, config: dict[str, Any], results: Robustness, curves: Cu
     ]
     epochs = [json.loads(line) for line in (folder / "summary.jsonl").read_text().splitlines()]
     seconds = sum(row["seconds"] for row in {row["epoch"]: row for row in epochs}.values())
-    rivals = json.loads(bundled("rivals.json").read_text())
+    rivals = json.loads((CARDS / "rivals.json").read_text())
     return {
         "name": folder.name,
         "repo_id": repo_id,

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..evaluation import Robustness, evaluate
+from ..models._weights import AUX_NORM, WEIGHTS
 from ..norm import convert_split_norm, load_split_state_dict, merge_split_norm
-from ._export import AUX_NORM, WEIGHTS
 
 FILE = "curves.json"
 EPS_SHARES = (0.25, 0.5, 1.0, 1.5, 2.0)  # of the eps that the model was trained for

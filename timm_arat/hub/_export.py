@@ -11,10 +11,8 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import nn
 
+from ..models._weights import AUX_NORM, WEIGHTS
 from ..norm import is_split, merge_split_norm, norm_branch, split_norms
-
-WEIGHTS = "model.safetensors"
-AUX_NORM = "aux_norm.safetensors"
 
 
 def export(
@@ -51,8 +49,9 @@ def export(
         merge_split_norm(plain, mix=mix)
     elif mix:
         raise ValueError(f"mix={mix} of a model without split norms: there is no auxiliary branch to mix in")
-    # split_norm is an argument of our names; what is written is plain.
+    # split_norm is an argument of our names; what is written is plain. timm keeps its own record of the arguments.
     args = {key: value for key, value in (model_args or {}).items() if key != "split_norm"}
+    getattr(plain, "_model_args", {}).pop("split_norm", None)
     save_for_hf(plain, str(folder), model_config=facts, model_args=args, safe_serialization=True)
     (folder / AUX_NORM).unlink(missing_ok=True)
     if aux:

@@ -8,11 +8,10 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
+from ..models._weights import RECORD, WEIGHTS
 from ._assemble import check_results, write_card
 from ._card import render
-from ._export import WEIGHTS
 
-RECORD = "hub.json"  # where a folder was published; stays here
 KEPT = (".gitattributes",)  # the Hub's own
 Operation = CommitOperationAdd | CommitOperationDelete
 

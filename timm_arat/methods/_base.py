@@ -1,9 +1,15 @@
 """What every training method shares: one `nn.Module`, one forward a step."""
 
+from collections.abc import Collection
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
+from ..norm import batch_norms, split_norms
 from ..pixels import in_pixels
+
+Self = TypeVar("Self", bound="Method")
 
 
 class Method(nn.Module):
@@ -14,6 +20,7 @@ class Method(nn.Module):
 
     Attributes:
         pixels: The backbone behind its normalisation; takes NCHW in [0, 1].
+        frozen_norms: Norms that training leaves as they are; see `freeze_norms`.
         needs_clean_accuracy: The engine measures clean training accuracy before each epoch for `begin_epoch`.
     """
 
@@ -22,6 +29,35 @@ class Method(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.pixels = in_pixels(model)
+        self.frozen_norms: list[nn.Module] = []
+
+    def freeze_norms(self, branches: Collection[str]) -> None:
+        """Keep the BatchNorms of `branches` (of 'main' and 'aux') as they are from here on, for fine-tuning.
+
+        Their affine parameters get no gradient and they normalise by their running statistics, which no longer move.
+
+        Raises:
+            ValueError: the backbone has no BatchNorm of a branch.
+        """
+        norms: dict[str, list[nn.Module]] = {
+            "main": [norm for _, norm in batch_norms(self.model)],
+            "aux": [norm.aux_bn[0] for _, norm in split_norms(self.model)],
+        }
+        for branch in branches:
+            if not norms[branch]:
+                raise ValueError(f"{type(self.model).__name__} has no BatchNorm in its {branch} branch to freeze")
+            self.frozen_norms += norms[branch]
+        for norm in self.frozen_norms:
+            for parameter in norm.parameters(recurse=False):
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """As torch's; frozen norms stay in evaluation mode."""
+        super().train(mode)
+        for norm in self.frozen_norms:
+            norm.training = False  # itself alone: its activation and dropout are not frozen
+        return self
 
     @property
     def model(self) -> nn.Module:

@@ -2,7 +2,8 @@
 
 `resnet20_cifar` is the 0.27 M-parameter network of He et al. (arXiv:1512.03385, Sec. 4.2; here with 1x1-convolution
 shortcuts, their option B); `resnet18_cifar` is the four-stage network used by most of the adversarial-training
-literature (11,173,962 parameters with 10 classes, as the official ARAT code's).
+literature (11,173,962 parameters with 10 classes, as the official ARAT code's); `resnet50_cifar` is its sibling of
+bottlenecks (23,520,842 parameters).
 """
 
 from typing import Any
@@ -27,6 +28,7 @@ class ResNetCifar(ResNet):
         channels: tuple[int, ...] = (16, 32, 64),
         stem_width: int = 16,
         in_chans: int = 3,
+        output_stride: int = 32,
         zero_init_last: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -40,6 +42,7 @@ class ResNetCifar(ResNet):
             stem_type="deep",
             stem_width=stem_width // 2,
             in_chans=in_chans,
+            output_stride=min(4 * output_stride, 32),  # timm counts the stem's 4, and takes 8, 16 and 32
             zero_init_last=zero_init_last,
             **kwargs,
         )
@@ -124,6 +127,7 @@ default_cfgs = generate_default_cfgs(
     {
         "resnet20_cifar.untrained": _cfg(),
         "resnet18_cifar.untrained": _cfg(pool_size=(4, 4)),
+        "resnet50_cifar.untrained": _cfg(pool_size=(4, 4)),
     }
 )
 
@@ -146,3 +150,10 @@ def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> ResNetCifar:
     """CIFAR ResNet-18, 11.2 M parameters."""
     args = dict(block=BasicBlock, layers=(2, 2, 2, 2), channels=(64, 128, 256, 512), stem_width=64)
     return _create("resnet18_cifar", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def resnet50_cifar(pretrained: bool = False, **kwargs: Any) -> ResNetCifar:
+    """CIFAR ResNet-50, 23.5 M parameters."""
+    args = dict(block=Bottleneck, layers=(3, 4, 6, 3), channels=(64, 128, 256, 512), stem_width=64)
+    return _create("resnet50_cifar", pretrained, **{**args, **kwargs})

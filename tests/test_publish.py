@@ -1,0 +1,383 @@
+"""A finished run to the Hub and back, by the commands, the real client and real HTTP; the server is hub_server.py."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import yaml
+from hub_server import HubServer
+from safetensors.torch import load_file, save_file
+
+import timm_arat
+from timm_arat.hub._assemble import check_run
+from timm_arat.hub._publish import check, files
+from timm_arat.norm import norm_branch
+
+ROOT = Path(__file__).parents[1]
+REPO = "tester/resnet20_cifar_arat.digits_linf38"
+TOKEN = "hf_secretsecretsecret"
+DATASET = ["--dataset_name", "Digits", "--dataset_id", "tester/digits"]
+
+
+def python(*command: Any, **env: str) -> subprocess.CompletedProcess:
+    """In a process of its own: huggingface_hub reads its settings when it is imported."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        env=clean | env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def said(done: subprocess.CompletedProcess) -> str:
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """One epoch on the digits, evaluated."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    done = python(
+        *("recipes/train.py", "--output", folder, "--epochs", 1, "--twin", "null", "--threads", 1),
+        *("--evaluation.autoattack_images", 10, "--evaluation.pgd_images", 20),
+        *("--model.kwargs", '{"layers": [1, 1], "channels": [8, 16]}'),
+    )
+    assert done.returncode == 0, said(done)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def assembled(run, tmp_path_factory) -> Path:
+    cards = tmp_path_factory.mktemp("cards")
+    done = python("recipes/publish.py", run, "--repo-id", REPO, "--cards", cards, "--images", 20, "--dry-run", *DATASET)
+    assert done.returncode == 0 and "nothing was sent" in done.stdout, said(done)
+    return cards / REPO.partition("/")[2]
+
+
+@pytest.fixture
+def folder(assembled, tmp_path) -> Path:
+    return Path(shutil.copytree(assembled, tmp_path / "cards" / assembled.name))
+
+
+@pytest.fixture
+def hub(tmp_path):
+    with HubServer(tmp_path / "hub", write_token=TOKEN, read_token="hf_read") as server:
+        yield server
+
+
+@pytest.fixture
+def env(hub, tmp_path) -> dict[str, str]:
+    return {
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_TOKEN": TOKEN,
+    }
+
+
+def publish(folder: Path, env: dict[str, str], *options: Any) -> subprocess.CompletedProcess:
+    done = python("recipes/publish.py", folder, *options, **env)
+    assert env["HF_TOKEN"] not in said(done), "a token is never printed"
+    return done
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    x = torch.rand((2, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model.eval()(x)
+
+
+LOAD = """
+import sys, timm, timm_arat, torch
+x = torch.rand((2, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+model = eval(sys.argv[1]).eval()
+with torch.no_grad():
+    torch.save(model(x), sys.argv[2])
+"""
+
+
+def test_the_whole_way_and_back(run, folder, hub, env, tmp_path):
+    done = publish(folder, env)
+    assert done.returncode == 0, said(done)
+    assert f"v1: timm.create_model('hf-hub:{REPO}@v1', pretrained=True)" in done.stdout
+    record = json.loads((folder / "hub.json").read_text())
+    assert record["repo_id"] == REPO and record["tag"] == "v1" and record["url"].startswith(hub.endpoint)
+
+    expected = logits(timm.create_model(f"local-dir:{run / 'model'}", pretrained=True))
+    by_name = (
+        "timm.create_model('resnet20_cifar_arat', pretrained=True, layers=(1, 1), channels=(8, 16), in_chans=1, "
+        f"pretrained_cfg_overlay=dict(hf_hub_id='{REPO}@{record['revision']}', input_size=(1, 8, 8)))"
+    )
+    ways = [f"timm.create_model('hf-hub:{REPO}{at}', pretrained=True)" for at in ("", "@v1")]
+    for offline in ({}, {"HF_HUB_OFFLINE": "1"}):  # offline: all of it is in the cache by then
+        for way in (*ways, by_name):
+            done = python("-c", LOAD, way, tmp_path / "logits.pt", **env | offline)
+            assert done.returncode == 0, said(done)
+            assert torch.equal(torch.load(tmp_path / "logits.pt"), expected), way
+
+    both = by_name.replace("pretrained=True", "pretrained=True, split_norm=True", 1)
+    code = LOAD + "torch.save(model.state_dict(), sys.argv[3])"
+    done = python("-c", code, both, tmp_path / "logits.pt", tmp_path / "both.pt", **env)
+    assert done.returncode == 0, said(done)
+    trained = load_file(run / "weights" / "best.safetensors")
+    found = torch.load(tmp_path / "both.pt")
+    assert found.keys() == trained.keys() and all(torch.equal(found[key], trained[key]) for key in trained)
+
+
+def test_the_repository_holds_the_folder_and_its_card_is_valid(folder, env, tmp_path):
+    assert publish(folder, env, "--private", "true").returncode == 0
+    code = f"""
+import json, sys
+from huggingface_hub import HfApi, ModelCard
+api = HfApi()
+card = ModelCard.load("{REPO}")
+card.validate()
+info = api.model_info("{REPO}")
+print(json.dumps({{
+    "files": api.list_repo_files("{REPO}"), "private": info.private, "library": card.data.library_name,
+    "tags": card.data.tags, "pipeline": card.data.pipeline_tag, "license": card.data.license,
+    "index": [[e.metric_name, e.metric_value, e.metric_args["n_examples"]] for e in card.data.eval_results],
+}}))
+"""
+    done = python("-c", code, **env)
+    assert done.returncode == 0, said(done)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found["files"]) - {".gitattributes"} == set(files(folder))
+    assert found["private"] and found["library"] == "timm" and found["pipeline"] == "image-classification"
+    assert found["license"] == "apache-2.0" and "adversarial-robustness" in found["tags"]
+    results = timm_arat.Robustness.load(folder / "results.json")
+    assert [row[1:] for row in found["index"]] == [
+        [round(score.accuracy, 4), score.n] for score in (results.clean, results.pgd, results.autoattack)
+    ]
+    entries = yaml.safe_load((folder / ".eval_results" / "timm_arat.yaml").read_text())
+    assert entries[0]["value"] == pytest.approx(100 * results.clean.accuracy, abs=0.01)
+
+
+def test_the_cards_usage_runs(folder, env):
+    assert publish(folder, env).returncode == 0
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    done = python("-c", f"{code}\nprint(tuple(logits.shape))", **env)
+    assert done.stdout.strip() == "(1, 10)", said(done)
+
+
+def test_a_second_call_changes_nothing_and_a_change_is_the_next_version(folder, hub, env):
+    assert publish(folder, env).returncode == 0
+    first = json.loads((folder / "hub.json").read_text())
+    uploads = sum(method == "PUT" for method, _ in hub.requests)
+    done = publish(folder, env)
+    assert done.returncode == 0 and json.loads((folder / "hub.json").read_text()) | {"url": ""} == first | {"url": ""}
+    assert sum(method == "PUT" for method, _ in hub.requests) == uploads, "the weights were sent again"
+
+    with (folder / "training.yaml").open("a") as file:
+        file.write("# a remark\n")
+    assert publish(folder, env).returncode == 0
+    second = json.loads((folder / "hub.json").read_text())
+    assert second["tag"] == "v2" and second["revision"] != first["revision"]
+    code = f"""
+from huggingface_hub import hf_hub_download
+old, new = (open(hf_hub_download("{REPO}", "training.yaml", revision=r)).read() for r in ("v1", "v2"))
+assert "remark" in new and "remark" not in old
+"""
+    done = python("-c", code, **env)
+    assert done.returncode == 0, said(done)
+
+
+def test_a_pull_request_leaves_the_main_branch(folder, env):
+    assert publish(folder, env).returncode == 0
+    before = (folder / "hub.json").read_text()
+    with (folder / "training.yaml").open("a") as file:
+        file.write("# a remark\n")
+    done = publish(folder, env, "--create_pr", "true")
+    assert done.returncode == 0 and "/discussions/1" in done.stdout, said(done)
+    assert (folder / "hub.json").read_text() == before, "it is not published yet"
+    code = f"from huggingface_hub import HfApi; print(HfApi().model_info('{REPO}').sha)"
+    assert python("-c", code, **env).stdout.strip() == json.loads(before)["revision"]
+
+
+def last_line(done: subprocess.CompletedProcess) -> str:
+    assert done.returncode != 0 and "Traceback" not in done.stderr, said(done)
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_an_upload_that_fails_leaves_nothing_half_and_goes_on(folder, hub, env):
+    hub.fail("POST", r"/commit/", status=500, times=20)
+    done = publish(folder, env)
+    assert "the same command goes on" in last_line(done)
+    assert "revision" not in json.loads((folder / "hub.json").read_text())
+    hub.fail("POST", r"/commit/", status=500, times=0)
+    uploads = sum(method == "PUT" for method, _ in hub.requests)
+    assert uploads >= 2, "model and auxiliary norms"
+    assert publish(folder, env).returncode == 0
+    assert sum(method == "PUT" for method, _ in hub.requests) == uploads, "what had arrived was sent again"
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [("hf_wrong", "the Hub does not know you: call `hf auth login`"), ("hf_read", "your token may not write")],
+)
+def test_a_token_that_may_not(folder, env, token, message):
+    done = publish(folder, env | {"HF_TOKEN": token})
+    assert message in last_line(done)
+
+
+def test_no_token_at_all(folder, env):
+    done = python("recipes/publish.py", folder, **{key: value for key, value in env.items() if key != "HF_TOKEN"})
+    assert "hf auth login" in last_line(done)
+
+
+def test_a_full_hub(folder, hub, env):
+    hub.quota = 1000
+    done = publish(folder, env)
+    assert "was not published" in last_line(done) and "507" in last_line(done)
+    assert "revision" not in json.loads((folder / "hub.json").read_text())
+
+
+def test_of_two_publishers_the_second_is_told(folder, env):
+    """Another commit lands between our look at the repository and ours."""
+    code = f"""
+from huggingface_hub import HfApi
+from timm_arat.hub import _publish
+look = _publish._operations
+def meanwhile(api, folder, repo_id, head):
+    api.upload_file(path_or_fileobj=b"theirs", path_in_repo="theirs.txt", repo_id=repo_id)
+    return look(api, folder, repo_id, head)
+_publish._operations = meanwhile
+try:
+    _publish.publish("{folder}")
+except OSError as error:
+    print(error)
+print(HfApi().list_repo_files("{REPO}"))
+"""
+    done = python("-c", code, **env)
+    assert f"somebody changed {REPO} meanwhile" in done.stdout, said(done)
+    assert "theirs.txt" in done.stdout and "config.json" not in done.stdout
+    assert publish(folder, env).returncode == 0
+
+
+def test_another_repository_gets_another_card(folder, env):
+    assert publish(folder, env, "--repo-id", "tester/other").returncode == 0
+    assert "hf-hub:tester/other" in (folder / "README.md").read_text()
+
+
+# What must not be published, without a server.
+
+
+def test_what_was_not_evaluated_is_refused(run, folder, tmp_path):
+    (folder / "results.json").unlink()
+    with pytest.raises((ValueError, OSError), match="results.json"):
+        check(folder)
+    unfinished = Path(shutil.copytree(run, tmp_path / "unfinished"))
+    (unfinished / "results.json").unlink()
+    with pytest.raises(ValueError, match="was not evaluated.*only a finished, evaluated run can be published"):
+        check_run(unfinished)
+
+
+def test_results_without_autoattack_are_refused(folder):
+    results = json.loads((folder / "results.json").read_text())
+    del results["autoattack"]
+    (folder / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match="holds no AutoAttack result"):
+        check(folder)
+
+
+def test_a_card_written_by_hand_is_refused(folder):
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("| clean | ", "| clean | 9"))
+    with pytest.raises(ValueError, match="numbers are never written by hand"):
+        check(folder)
+
+
+def test_results_of_other_weights_are_refused(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["fc.bias"] += 1
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="is of other weights"):
+        check(folder)
+
+
+def test_an_exported_model_that_is_not_the_trained_one_is_refused(run, tmp_path):
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    weights = load_file(run / "weights" / "best.safetensors")
+    weights["fc.bias"] += 1
+    save_file(weights, run / "weights" / "best.safetensors")
+    with pytest.raises(ValueError, match="differ from those of the trained weights"):
+        check_run(run)
+
+
+def test_the_card_says_what_the_json_says(folder):
+    text, results = (folder / "README.md").read_text(), timm_arat.Robustness.load(folder / "results.json")
+    for score in (results.clean, results.pgd, results.autoattack):
+        assert f"{100 * score.accuracy:.1f}" in text and f"| {score.n} |" in text
+    curves = json.loads((folder / "curves.json").read_text())
+    assert [point["mix"] for point in curves["mix"]] == [0, 0.25, 0.5, 0.75, 1]
+    assert "The dial between clean and robust accuracy" in text and (folder / "mix.png").stat().st_size > 5000
+    assert str(folder.parent) not in text
+
+
+def test_a_mix_is_another_model_and_is_measured_as_such(run, tmp_path):
+    done = python(
+        *("recipes/publish.py", run, "--repo-id", "tester/mixed", "--cards", tmp_path, "--images", 10, "--mix", 0.5),
+        *("--dry-run", *DATASET),
+    )
+    assert done.returncode == 0, said(done)
+    mixed = tmp_path / "mixed"
+    weights, plain = (load_file(path / "model.safetensors") for path in (mixed, run / "model"))
+    aux = load_file(mixed / "aux_norm.safetensors")
+    torch.testing.assert_close(weights["bn1.weight"], (plain["bn1.weight"] + aux["bn1.aux_bn.0.weight"]) / 2)
+    assert torch.equal(weights["conv1.weight"], plain["conv1.weight"])
+    before, after = (json.loads((path / "results.json").read_text())["weights"] for path in (run, mixed))
+    assert before != after
+    assert "This checkpoint is mix 0.5" in (mixed / "README.md").read_text()
+
+
+def test_nothing_known_is_lost_with_the_second_branch(run, folder):
+    model = timm_arat.convert_split_norm(timm.create_model(f"local-dir:{folder}", pretrained=True))
+    model.load_state_dict(load_file(folder / "model.safetensors") | load_file(folder / "aux_norm.safetensors"))
+    with norm_branch(model, "main"):
+        expected = logits(timm.create_model(f"local-dir:{run / 'model'}", pretrained=True))
+        assert torch.equal(logits(model), expected)
+
+
+def test_the_network_is_down_or_the_cache_is_cold(tmp_path):
+    """Ours says what was looked for and where it may lie; timm's speaks of another file."""
+    code = (
+        "import timm, timm_arat\n"
+        "try:\n"
+        "    overlay = dict(hf_hub_id='org/model@v1')\n"
+        "    timm.create_model('resnet18_arat', pretrained=True, pretrained_cfg_overlay=overlay)\n"
+        "except OSError as error:\n"
+        "    print(error)\n"
+    )
+    done = python("-c", code, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    for part in ("model.safetensors of org/model@v1", str(tmp_path), "HF_HUB_OFFLINE is set", "local-dir:"):
+        assert part in done.stdout, said(done)
+
+
+def test_missing_repositories_and_files_are_named(hub, env, tmp_path):
+    code = (
+        "import sys, timm, timm_arat\n"
+        "from huggingface_hub import HfApi\n"
+        "api = HfApi()\n"
+        "api.create_repo('tester/pickle')\n"
+        "api.upload_file(path_or_fileobj=b'x', path_in_repo='pytorch_model.bin', repo_id='tester/pickle')\n"
+        "for hub_id in ('tester/gone', 'tester/pickle', 'tester/pickle@v9'):\n"
+        "    try:\n"
+        "        timm.create_model('resnet18_arat', pretrained=True, pretrained_cfg_overlay=dict(hf_hub_id=hub_id))\n"
+        "    except OSError as error:\n"
+        "        print(error)\n"
+    )
+    lines = python("-c", code, **env).stdout.splitlines()
+    assert "tester/gone could not be had" in lines[0] and "check the name" in lines[0]
+    assert lines[1].startswith("tester/pickle on ") and lines[1].endswith("holds no model.safetensors")
+    assert "tester/pickle@v9" in lines[2]

@@ -1,0 +1,155 @@
+"""Where the weights of a checkpoint lie: in the package, on the Hub, or nowhere yet. Safetensors only."""
+
+import hashlib
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
+from timm.models import PretrainedCfg
+
+WEIGHTS = "model.safetensors"
+AUX_NORM = "aux_norm.safetensors"
+HUB = "https://huggingface.co/"
+RECORD = "hub.json"  # of a checkpoint's folder: repository, commit and sha256, once it is published
+_PACKAGE = Path(__file__).parents[1]
+# One folder a checkpoint: inside the package in a wheel, beside it in a checkout.
+CARDS = _PACKAGE / "hub_cards" if (_PACKAGE / "hub_cards").is_dir() else _PACKAGE.parent / "hub_cards"
+COPY = (
+    f"a copy loads by pretrained_cfg_overlay=dict(file='.../{WEIGHTS}'), a checkpoint's whole folder by "
+    "timm.create_model('local-dir:FOLDER', pretrained=True)"
+)
+
+
+class WeightsNotFoundError(OSError):
+    """The weights of a name could not be had; the message says what was looked for and where they may lie."""
+
+
+def published(name: str) -> dict[str, Any]:
+    """Fields of timm's PretrainedCfg for the checkpoint `name`, ARCHITECTURE.TAG; empty where there are no weights.
+
+    A checkpoint that was not evaluated does not count.
+    """
+    folder = CARDS / name
+    if not (folder / "results.json").is_file():
+        return {}
+    if (folder / WEIGHTS).is_file():
+        source = {"file": str(folder / WEIGHTS)}
+    elif pinned := _pinned(name):
+        source = {"hf_hub_id": pinned}
+    else:
+        return {}
+    config = json.loads((folder / "config.json").read_text())
+    known = {field.name for field in fields(PretrainedCfg)}
+    cfg = config["pretrained_cfg"] | {"label_names": config.get("label_names")}
+    # timm writes its own configurations with tuples.
+    cfg = {key: tuple(value) if isinstance(value, list) else value for key, value in cfg.items() if key in known}
+    return cfg | source
+
+
+def fetch(cfg: PretrainedCfg, name: str, filename: str = WEIGHTS, cache_dir: str | Path | None = None) -> Path:
+    """The file `filename` of the checkpoint that `cfg` points to, downloaded where it lies on the Hub.
+
+    Raises:
+        WeightsNotFoundError: it points nowhere, or the file cannot be had, or is not the published one.
+        ValueError: it points to something else than safetensors.
+    """
+    if cfg.file:
+        return _beside(Path(cfg.file), filename, name)
+    if cfg.hf_hub_id:
+        filename = cfg.hf_hub_filename if cfg.hf_hub_filename and filename == WEIGHTS else filename
+        path = download(cfg.hf_hub_id, filename, cache_dir)
+        if filename == WEIGHTS and cfg.hf_hub_id == _pinned(name):
+            _check_sha256(path, _record(name)["sha256"], cfg.hf_hub_id)
+        return path
+    if cfg.url:
+        raise ValueError(f"{name}: {cfg.url}: weights come from a file or the Hub, give file= or hf_hub_id= instead")
+    exist = timm.list_pretrained("*_arat*")
+    backbone = name.partition(".")[0].removesuffix("_arat")
+    raise WeightsNotFoundError(
+        f"no weights of {name} are published yet; there are: {', '.join(exist) or 'none'}. Train them by `accelerate "
+        f"launch recipes/train.py --model.name {backbone} ...` and load timm.create_model('local-dir:RUN/model', "
+        f"pretrained=True); {COPY}"
+    )
+
+
+def download(hub_id: str, filename: str = WEIGHTS, cache_dir: str | Path | None = None) -> Path:
+    """`filename` of the repository `hub_id`, ORG/NAME or ORG/NAME@REVISION, from the cache or the Hub."""
+    _refuse_pickle(filename, hub_id)
+    repo_id, _, revision = hub_id.partition("@")
+    try:
+        return Path(hf_hub_download(repo_id, filename, revision=revision or None, cache_dir=cache_dir))
+    except LocalEntryNotFoundError as error:
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} was not reached"
+        raise WeightsNotFoundError(
+            f"{filename} of {hub_id} is not in the cache ({cache_dir or constants.HF_HUB_CACHE}), and {why}: "
+            f"download it once with a network, by `hf download {repo_id}`, and it stays in the cache; {COPY}"
+        ) from error
+    except EntryNotFoundError as error:
+        raise WeightsNotFoundError(f"{hub_id} on {constants.ENDPOINT} holds no {filename}") from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise WeightsNotFoundError(
+            f"{filename} of {hub_id} could not be had from {constants.ENDPOINT} ({said}): check the name and the "
+            "revision; a private repository wants `hf auth login` or HF_TOKEN"
+        ) from error
+
+
+def refuse_pickles(model_name: str) -> None:
+    """Make sure that the 'local-dir:' or 'hf-hub:' of `model_name` holds safetensors: timm would take a pickle."""
+    source, _, where = model_name.partition(":")
+    if source == "hf-hub":
+        download(where)
+    elif source == "local-dir" and Path(where).is_dir() and _has_no_safetensors(Path(where)):
+        raise WeightsNotFoundError(f"{where} holds no {WEIGHTS}, and nothing else is loaded: a pickle may run code")
+
+
+def _has_no_safetensors(folder: Path) -> bool:
+    return all(path.name == AUX_NORM for path in folder.glob("*.safetensors"))
+
+
+def _record(name: str) -> dict[str, Any]:
+    record = CARDS / name / RECORD
+    return json.loads(record.read_text()) if record.is_file() else {}
+
+
+def _pinned(name: str) -> str | None:
+    """ORG/NAME@COMMIT, if the checkpoint was published on the Hub that is spoken to: a rehearsal's record, made on
+    another server, counts there only."""
+    record = _record(name)
+    if not record.get("revision") or not record["url"].startswith((HUB, constants.ENDPOINT)):
+        return None
+    return f"{record['repo_id']}@{record['revision']}"
+
+
+def _beside(file: Path, filename: str, name: str) -> Path:
+    """`filename` in the folder of `file`; `file` itself, whatever it is called, for the weights."""
+    path = file / filename if file.is_dir() else file if filename == WEIGHTS else file.with_name(filename)
+    _refuse_pickle(path.name, str(path))
+    if not path.is_file():
+        raise WeightsNotFoundError(f"{name}: there is no file {path}")
+    return path
+
+
+def _refuse_pickle(filename: str, where: str) -> None:
+    if not filename.endswith(".safetensors"):
+        raise ValueError(
+            f"{where} ({filename}): weights load from .safetensors only, since a pickle may run code. Convert it where "
+            "you trust it: safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')"
+        )
+
+
+def _check_sha256(path: Path, expected: str, hub_id: str) -> None:
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != expected:
+        raise WeightsNotFoundError(
+            f"{path} from {hub_id} has sha256 {found}, published was {expected}: delete it and load again"
+        )
