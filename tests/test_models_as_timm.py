@@ -13,17 +13,25 @@ import pytest
 import timm
 import timm.optim
 import torch
+from onnx.reference import ReferenceEvaluator
 from safetensors.torch import save_file
 from timm.models import FeatureInfo, group_parameters
 from torch import Tensor, nn
 
-NAMES = ["resnet20_cifar", "resnet18_cifar", "resnet50_cifar", "wide_resnet34_10_cifar"]
+import timm_arat.models  # noqa: F401  # registers
+
+BACKBONES = ("resnet20_cifar", "resnet18_cifar", "resnet50_cifar", "wide_resnet34_10_cifar")
+IMAGENET = ("resnet18", "resnet34", "resnet50", "wide_resnet50_2")
+NAMES = [*BACKBONES, *(f"{name}_arat" for name in (*BACKBONES, *IMAGENET))]
 SMALL: dict[str, dict[str, Any]] = {
     "resnet20_cifar": {"layers": (1, 2), "channels": (8, 16), "stem_width": 8},
     "resnet18_cifar": {"layers": (1, 1, 1, 1), "channels": (8, 12, 16, 20), "stem_width": 8},
     "resnet50_cifar": {"layers": (1, 1, 1, 1), "channels": (4, 4, 8, 8), "stem_width": 8},
     "wide_resnet34_10_cifar": {"layers": (1, 1, 1), "channels": (16, 24, 32)},
+    **dict.fromkeys(("resnet18", "resnet34"), {"layers": (1, 1, 1, 1), "channels": (8, 12, 16, 20)}),
+    **dict.fromkeys(("resnet50", "wide_resnet50_2"), {"layers": (1, 1, 1, 1), "channels": (4, 4, 8, 8)}),
 }
+SIDE = 32
 every_model = pytest.mark.parametrize("name", NAMES)
 
 
@@ -41,7 +49,7 @@ def full(name: str, **kwargs: Any) -> Any:
 
 
 def images(n: int = 2, channels: int = 3) -> Tensor:
-    return torch.rand(n, channels, 16, 16, generator=torch.Generator().manual_seed(0))
+    return torch.rand(n, channels, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
 
 def gradients(model: nn.Module, logits: Tensor) -> dict[str, Tensor]:
@@ -67,10 +75,14 @@ def assert_same(got: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 
 @every_model
 def test_is_registered(name: str) -> None:
-    assert name in timm.list_models("*_cifar*") and timm.is_model(name)
-    assert name not in timm.list_models(pretrained=True), "no weights are published yet"
-    model = timm.models.model_entrypoint(name)(num_classes=3, **SMALL.get(name, {}))
+    assert name in timm.list_models() and timm.is_model(name)
+    model = timm.models.model_entrypoint(name)(num_classes=3, **SMALL.get(name.removesuffix("_arat"), {}))
     assert isinstance(model, nn.Module) and model.num_classes == 3
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_backbone_alone_has_no_weights(name: str) -> None:
+    assert not timm.list_models(f"{name}.*", pretrained=True)
     with pytest.raises(RuntimeError, match="[Nn]o pretrained weights"):
         timm.create_model(name, pretrained=True)
 
@@ -79,28 +91,34 @@ def test_is_registered(name: str) -> None:
 def test_configuration_names_the_model_s_own_layers_and_sizes(name: str) -> None:
     model = full(name)
     cfg, weights = model.pretrained_cfg, model.state_dict()
-    assert cfg is model.default_cfg and cfg["architecture"] == name and cfg["tag"] == "untrained"
-    assert (cfg["mean"], cfg["std"]) == ((0, 0, 0), (1, 1, 1)), "pixels in [0, 1] as they are"
-    assert cfg["input_size"] == (3, 32, 32) and cfg["num_classes"] == model.num_classes == 10
+    assert cfg is model.default_cfg and cfg["architecture"] == name.removesuffix("_arat")
     assert weights[f"{cfg['first_conv']}.weight"].shape[1] == 3
-    assert weights[f"{cfg['classifier']}.weight"].shape[0] == 10
+    assert weights[f"{cfg['classifier']}.weight"].shape[0] == cfg["num_classes"] == model.num_classes
     assert model.get_submodule(cfg["classifier"]) is model.get_classifier()
     data = timm.data.resolve_model_data_config(model)
-    assert data["input_size"] == (3, 32, 32) and data["crop_pct"] == 1.0 and data["interpolation"] == "bicubic"
+    if "cifar" in name:
+        assert (cfg["mean"], cfg["std"]) == ((0, 0, 0), (1, 1, 1)), "pixels in [0, 1] as they are"
+        assert cfg["input_size"] == (3, 32, 32) and cfg["num_classes"] == 10
+        assert data["input_size"] == (3, 32, 32) and data["crop_pct"] == 1.0 and data["interpolation"] == "bicubic"
+    else:
+        assert cfg["num_classes"] == 1000 and data["input_size"] == (3, 224, 224) and data["crop_pct"] == 0.875
 
 
 @every_model
 def test_full_size(name: str) -> None:
-    model, x = full(name), torch.rand(1, 3, 32, 32, device="meta")
+    model = full(name)
+    side = model.pretrained_cfg["input_size"][-1]
+    x = torch.rand(1, 3, side, side, device="meta")
     features = model.forward_features(x)
     assert features.shape == (1, model.num_features, *model.pretrained_cfg["pool_size"])
-    assert model(x).shape == (1, 10)
+    assert model(x).shape == (1, model.num_classes)
     assert model.forward_head(features, pre_logits=True).shape == (1, model.head_hidden_size)
     info = FeatureInfo(model.feature_info, len(model.feature_info))
     final, intermediates = model.forward_intermediates(x)
     assert final.shape == features.shape and len(intermediates) >= 4
     assert [f.shape[1] for f in intermediates] == info.channels()
-    assert [32 // f.shape[-1] for f in intermediates] == info.reduction() == [1, 1, 2, 4, 8][: len(intermediates)]
+    reductions = [1, 1, 2, 4, 8][: len(intermediates)] if "cifar" in name else [2, 4, 8, 16, 32]
+    assert [side // f.shape[-1] for f in intermediates] == info.reduction() == reductions
     wrapped = full(name, features_only=True)
     assert [f.shape for f in wrapped(x)] == [f.shape for f in intermediates]
     assert wrapped.feature_info.channels() == info.channels()
@@ -271,7 +289,7 @@ def test_features_only(name: str, feature_cls: str | None) -> None:
         got = model(x)
         got = list(got.values()) if isinstance(got, dict) else got
         assert model.feature_info.channels() == [f.shape[1] for f in wanted]
-        assert model.feature_info.reduction() == [math.ceil(16 / f.shape[-1]) for f in wanted]
+        assert model.feature_info.reduction() == [math.ceil(SIDE / f.shape[-1]) for f in wanted]
         for one, other in zip(got, wanted, strict=True):
             torch.testing.assert_close(one, other)
 
@@ -343,7 +361,7 @@ def test_survives_being_copied(name: str, how: str) -> None:
         file.seek(0)
         other = torch.load(file, weights_only=False)
     else:
-        other = timm.create_model(name, num_classes=5, **SMALL.get(name, {})).eval()
+        other = timm.create_model(name, num_classes=5, **SMALL.get(name.removesuffix("_arat"), {})).eval()
         other.load_state_dict(model.state_dict())
     assert torch.equal(other(x), model(x))
 
@@ -365,11 +383,9 @@ def test_exports_with_any_batch_size(name: str) -> None:
     torch.testing.assert_close(program.module()(images(5)), model(images(5)))
 
 
-@every_model
+# One of each class: an export takes seconds.
+@pytest.mark.parametrize("name", ["resnet20_cifar_arat", "wide_resnet34_10_cifar_arat", "resnet50_arat"])
 def test_exports_to_onnx(name: str) -> None:
-    pytest.importorskip("onnxscript")
-    from onnx.reference import ReferenceEvaluator
-
     model, x = small(name), images()
     program = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
     assert program is not None
