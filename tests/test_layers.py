@@ -111,7 +111,14 @@ def test_reading_a_configuration_loads_neither_torch_nor_timm() -> None:
 
 @pytest.mark.parametrize(
     "imports",
-    ["import timm, timm_arat", "import timm_arat; from timm.layers import DropPath", "import timm_arat.models"],
+    [
+        "import timm, timm_arat",
+        "import timm_arat; from timm.layers import DropPath",
+        "import timm_arat.models",
+        "import timm_arat.norm",  # imports timm, which registers the models, which use it
+        "import timm_arat.taps",
+        "from timm_arat import evaluate, ARAT",
+    ],
 )
 def test_models_are_registered_whatever_is_imported_first(imports: str) -> None:
     code = (

@@ -15,7 +15,7 @@ from timm.models import PretrainedCfg, generate_default_cfgs, register_model
 from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
 
-from ..norm import convert_split_norm, load_split_state_dict
+from .. import norm  # the module: it may be what is just being imported, and imports timm, which imports us
 from . import _weights, resnet_cifar, wide_resnet_cifar  # noqa: F401  # their backbones are registered first
 
 IMAGENET = {"in1k_linf4": 1000}
@@ -58,7 +58,7 @@ def register(backbone: str, tags: Mapping[str, int] = IMAGENET) -> Callable[...,
             cfg = replace(cfg, file=file, source=None)
         model = timm.model_entrypoint(backbone)(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
         if split_norm:
-            convert_split_norm(model)
+            norm.convert_split_norm(model)
             if pretrained:
                 _load_aux(model, cfg, checkpoint, cache_dir)
         return model
@@ -119,7 +119,7 @@ def _load_aux(model: nn.Module, cfg: PretrainedCfg, checkpoint: str, cache_dir: 
             f"{_weights.AUX_NORM} of {checkpoint} is of another model: {len(aux.keys() - expected)} of its keys are "
             f"unknown, {len(expected - aux.keys())} are missing (features_only renames them: not with split_norm)"
         )
-    load_split_state_dict(model, own | aux, swap=False)
+    norm.load_split_state_dict(model, own | aux, swap=False)
 
 
 for _backbone in ("resnet18", "resnet34", "resnet50", "wide_resnet50_2"):
