@@ -129,7 +129,7 @@ def test_any_image_size(size: int) -> None:
 
 
 def test_split_norms_and_the_way_back() -> None:
-    model, x = narrow(), images(6)
+    model, x = narrow(), images(8)
     plain = model(x)
     convert_split_norm(model)
     assert len(list(split_norms(model))) == 13, "two a block, and the last"
