@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError  # its client's, httpx or httpx2
 
 from ..models._weights import RECORD, WEIGHTS
 from ._assemble import check_results, write_card
@@ -55,7 +55,7 @@ def publish(
         repo_id: ORG/NAME; the one that the folder was assembled for if not given. For another one the card is
             rendered again.
         private: Make a new repository private; one that exists stays as it is.
-        create_pr: Propose the commit as a pull request instead.
+        create_pr: Propose the commit as a pull request instead; each call opens one.
         tag: Version; v1, v2, ... if not given: the next one where something changed.
 
     Raises:
@@ -81,8 +81,12 @@ def publish(
         if create_pr:
             return Published(repo_id, commit.oid, sha256, None, commit.pr_url or commit.commit_url)
         published = Published(repo_id, commit.oid, sha256, _tag(api, repo_id, commit.oid, tag), commit.commit_url)
-    except (HfHubHTTPError, LocalTokenNotFoundError, ConnectionError) as error:
+    except (HTTPError, LocalTokenNotFoundError, ConnectionError) as error:
         raise OSError(_why_not(error, repo_id)) from error
+    except RuntimeError as error:  # of an upload, around what went wrong
+        if error.__cause__ is None:
+            raise
+        raise OSError(_why_not(error.__cause__, repo_id)) from error
     (folder / RECORD).write_text(json.dumps(asdict(published), indent=1) + "\n")
     return published
 
@@ -146,7 +150,7 @@ def _difference(there: str | None, text: str) -> str:
     return f" (line {line + 1}: {(old[line] if line < len(old) else 'it ends')[:80]!r})"
 
 
-def _why_not(error: Exception, repo_id: str) -> str:
+def _why_not(error: BaseException, repo_id: str) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, LocalTokenNotFoundError) or status == 401:
         return (

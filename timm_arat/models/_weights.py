@@ -10,8 +10,8 @@ import timm
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    HfHubHTTPError,
     HFValidationError,
+    HTTPError,  # its client's, httpx or httpx2
     LocalEntryNotFoundError,
 )
 from timm.models import PretrainedCfg
@@ -95,7 +95,7 @@ def download(hub_id: str, filename: str = WEIGHTS, cache_dir: str | Path | None 
         ) from error
     except EntryNotFoundError as error:
         raise WeightsNotFoundError(f"{hub_id} on {constants.ENDPOINT} holds no {filename}") from error
-    except (HfHubHTTPError, HFValidationError) as error:
+    except (HTTPError, HFValidationError) as error:
         said = " ".join(str(error).split())[:300]
         raise WeightsNotFoundError(
             f"{filename} of {hub_id} could not be had from {constants.ENDPOINT} ({said}): check the name and the "

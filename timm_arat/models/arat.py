@@ -52,11 +52,12 @@ def register(backbone: str, tags: Mapping[str, int] = IMAGENET) -> Callable[...,
     ) -> nn.Module:
         cfg = _resolve(name, backbone, pretrained_cfg, pretrained_cfg_overlay)
         checkpoint = f"{name}.{cfg.tag}" if cfg.tag else name
+        local = cfg
         if pretrained and not cfg.state_dict:
             file = str(_weights.fetch(cfg, checkpoint, cache_dir=cache_dir))
             # Once fetched it is a file, wherever it came from; `source` would send timm there again.
-            cfg = replace(cfg, file=file, source=None)
-        model = timm.model_entrypoint(backbone)(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
+            local = replace(cfg, file=file, source=None)
+        model = timm.model_entrypoint(backbone)(pretrained=pretrained, pretrained_cfg=local, **kwargs)
         if split_norm:
             norm.convert_split_norm(model)
             if pretrained:
