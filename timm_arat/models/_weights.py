@@ -109,7 +109,9 @@ def refuse_pickles(model_name: str) -> None:
     if source == "hf-hub":
         download(where)
     elif source == "local-dir" and Path(where).is_dir() and _has_no_safetensors(Path(where)):
-        raise WeightsNotFoundError(f"{where} holds no {WEIGHTS}, and nothing else is loaded: a pickle may run code")
+        raise WeightsNotFoundError(
+            f"{where} holds no {WEIGHTS}, and nothing else is loaded, since a pickle may run code: export it again"
+        )
 
 
 def _has_no_safetensors(folder: Path) -> bool:
