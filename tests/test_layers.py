@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"_register"},
     "_register": {"models"},
     "modes": set(),
+    "document": set(),
     **dict.fromkeys(TENSORS - GROUND, GROUND),
     "models": TENSORS,
     "methods": TENSORS | {"models"},
@@ -26,7 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": TENSORS | {"models", "methods", "data"},
     "hub": TENSORS | {"models", "methods", "data", "evaluation"},
     "engine": TENSORS | {"models", "methods", "data", "evaluation", "hub", "config"},
-    "report": {"config", "evaluation"},
+    "benchmark": TENSORS | {"models", "methods", "data", "evaluation", "hub", "config", "document"},
+    "report": {"config", "evaluation", "document"},
     "train": {"engine", "config", "evaluation"},
 }
 # Commands put the parts together.
