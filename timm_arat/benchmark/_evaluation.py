@@ -31,7 +31,7 @@ def measure(
     epochs: int = EPOCHS,
 ) -> dict[str, Any]:
     """One run of each, since it is long: seconds, their ratio, and the images on which the two disagree."""
-    net: Any
+    net: Any  # a timm model in pixels
     if model is None:
         net, (x, y) = _trained(config, eps, images, epochs)
         name = f"resnet20_cifar, {epochs} epochs of PGD training on {config.name}"
@@ -45,7 +45,7 @@ def measure(
     end = time.perf_counter()
     assert ours.autoattack is not None
     mine = torch.tensor(ours.autoattack.correct, dtype=torch.bool)
-    result = {
+    result: dict[str, Any] = {
         "model": name,
         "images": len(x),
         "eps": eps,

@@ -1,7 +1,7 @@
 """Benchmarks into a document: `python -m timm_arat.benchmark.report --files '[a.json, b.json]' --into docs/speed.md`.
 
 Each section that a file holds goes between `<!-- speed-SECTION:begin -->` and its end, with the machine and the
-command; the JSON and the plots lie in a folder called `speed` beside the document. Numbers enter documents this way only.
+command; the JSON and the plots lie in a folder called `speed` beside the document. Numbers enter documents only so.
 """
 
 import json
