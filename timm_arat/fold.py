@@ -7,7 +7,7 @@ backward, and none kept for it.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -38,13 +38,13 @@ def folded(model: nn.Module, x: Tensor) -> Iterator[None]:
     if any(_has_hooks(module) for module in model.modules()):
         yield
         return
-    with torch.no_grad():
+    with _eager(model), torch.no_grad():
         with _Record() as record:
             logits = model(x)
         pairs = _pairs(model, record, logits)
     put_back = [_fold(layer, norm) for layer, norm in pairs]
     try:
-        with torch.no_grad():
+        with _eager(model), torch.no_grad():
             same = not pairs or _close(model(x), logits)
         if not same:
             _run(put_back)
@@ -139,6 +139,13 @@ def _close(found: Any, wanted: Any) -> bool:
     if not isinstance(found, Tensor):
         return False
     return bool((found - wanted).abs().max() <= 10 * torch.finfo(wanted.dtype).eps ** 0.5 * wanted.abs().max())
+
+
+def _eager(model: nn.Module) -> AbstractContextManager[Any]:
+    """A compiled model shows nothing of what it does, and these few inputs are not worth a compilation."""
+    if any(module._compiled_call_impl is not None for module in model.modules()):
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
 
 
 def _has_hooks(module: nn.Module) -> bool:

@@ -72,16 +72,25 @@ def _step(section: Json) -> list[str]:
                 shape,
                 f"{facts['size']}",
                 f"{facts['batch']}",
-                *(f"{facts['seconds'][side]:.3f}" for side in ("textbook", "textbook_eval", "ours")),
+                *(f"{facts['seconds'][side]:.3f}" for side in ("textbook", "textbook_eval", "ours", "ours_bf16")),
                 _times(each, shape),
                 _times(each["same_norm_mode"], shape),
+                _times(each["bf16"], shape),
             ]
             for shape, facts in each["shapes"].items()
         ]
-        mean = [f"**{each['geometric_mean']:.2f}**", f"**{each['same_norm_mode']['geometric_mean']:.2f}**"]
-        head = ["shape", "pixels", "batch", "textbook, s", "textbook with its attack in eval mode, s", "ours, s"]
-        head += ["default against default", "both attack in eval mode"]
-        lines += ["", f"{name}:", "", *_table(head, [*rows, ["geometric mean", *[""] * 5, *mean]])]
+        mean = [f"**{part['geometric_mean']:.2f}**" for part in (each, each["same_norm_mode"], each["bf16"])]
+        head = [
+            "shape",
+            "pixels",
+            "batch",
+            "textbook, s",
+            "textbook, attack in eval mode, s",
+            "ours, s",
+            "ours, bf16, s",
+        ]
+        head += ["default against default", "both attack in eval mode", "ours in bf16"]
+        lines += ["", f"{name}:", "", *_table(head, [*rows, ["geometric mean", *[""] * 6, *mean]])]
     return lines[1:]
 
 
@@ -121,11 +130,17 @@ def _limit(section: Json) -> list[str]:
 
 def _memory(section: Json) -> list[str]:
     rows = [
-        [shape, *(f"{mib[side]:.0f}" for side in ("textbook", "ours")), f"{section['ratios'][shape]:.2f}"]
+        [
+            shape,
+            *(f"{mib[side]:.0f}" for side in ("textbook", "ours", "ours_checkpointing")),
+            f"{section['ratios'][shape]:.2f}",
+            f"{section['checkpointing']['ratios'][shape]:.2f}",
+        ]
         for shape, mib in section["mib"].items()
     ]
-    rows.append(["geometric mean", "", "", f"**{section['geometric_mean']:.2f}**"])
-    return _table(["shape", "textbook, MiB", "ours, MiB", "ratio"], rows)
+    means = [f"**{part['geometric_mean']:.2f}**" for part in (section, section["checkpointing"])]
+    rows.append(["geometric mean", "", "", "", *means])
+    return _table(["shape", "textbook, MiB", "ours, MiB", "ours, checkpointing, MiB", "ratio", "checkpointing"], rows)
 
 
 def _origin(result: Json) -> list[str]:
