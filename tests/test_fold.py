@@ -172,9 +172,22 @@ def test_parametrised_weights_stay_as_they_are(x):
         assert num_folded(model) == 0
 
 
-def test_it_works_under_autocast_checkpointing_and_channels_last(x):
-    model = build("test_resnet").to(memory_format=torch.channels_last)
+def test_a_model_that_checkpoints_stays_as_it_is(x):
+    model = build("test_resnet")
     model.set_grad_checkpointing()
+    with folded(model, x[:2]):
+        assert num_folded(model) == 0
+
+
+def test_a_model_that_cannot_run_on_the_sample_stays_as_it_is(x):
+    model = with_statistics(Net(lambda net, x: net.norm(net.conv(x.view(3, 3, 64, 64)))))
+    with folded(model, x[:2]):
+        assert num_folded(model) == 0
+        model(x)
+
+
+def test_it_works_under_autocast_and_channels_last(x):
+    model = build("test_resnet").to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         wanted = model(x)
         with folded(model, x[:2]):

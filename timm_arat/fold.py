@@ -7,7 +7,7 @@ backward, and none kept for it.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -29,19 +29,18 @@ def folded(model: nn.Module, x: Tensor) -> Iterator[None]:
     For a model in eval mode whose parameters and buffers nobody changes or asks for inside. A norm is folded where one
     forward pass over `x` shows that the output of a layer went there and nowhere else, and that the layer ran once with
     a plain parameter as its weight (standardised and parametrised weights stay as they are). Whichever branch of a
-    split norm is active then is folded. A model with hooks, and one whose logits for `x` would change, stays as it is.
+    split norm is active then is folded. A model stays as it is that has hooks or checkpoints gradients (both hold
+    tensors which that pass does not show), that cannot run on `x`, or whose logits for `x` would change.
 
     Args:
         model: Any network.
-        x: A few inputs for the pass.
+        x: An input or a few, for the pass.
     """
-    if any(_has_hooks(module) for module in model.modules()):
-        yield
-        return
-    with _eager(model), torch.no_grad():
-        with _Record() as record:
+    pairs: list[tuple[nn.Module, _BatchNorm]] = []
+    if not any(_has_hooks(module) or getattr(module, "grad_checkpointing", False) for module in model.modules()):
+        with _eager(model), torch.no_grad(), suppress(Exception), _Record() as record:
             logits = model(x)
-        pairs = _pairs(model, record, logits)
+            pairs = _pairs(model, record, logits)
     put_back = [_fold(layer, norm) for layer, norm in pairs]
     try:
         with _eager(model), torch.no_grad():

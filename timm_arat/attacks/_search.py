@@ -35,7 +35,7 @@ def search(attack: PGD, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
     with quiet(model, attack.norm_mode), gradients(), ExitStack() as stack:
         x, y = (t.clone() if t.is_inference() else t.detach() for t in (x, y))  # autograd takes no inference tensor
         if attack.norm_mode == "eval":
-            stack.enter_context(folded(model, x[:2]))
+            stack.enter_context(folded(model, x[:1]))
         objective = _objective(attack, model, x, y)
         x_adv, zero_grad = _climb(attack, model, x, objective)
         if attack.restarts == 1:

@@ -64,9 +64,17 @@ def choose(names: Sequence[str], quick: bool) -> dict[str, Shape]:
     return {name: shape for name, shape in known.items() if not names or name in names}
 
 
+class _ThreeStages(ResNetV2):
+    """timm's own takes five feature maps for granted."""
+
+    def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # last only
+        x = self.forward_features(x)
+        return x, [x]
+
+
 def _wide_resnet16_4() -> nn.Module:
     """WRN-16-4 (Zagoruyko and Komodakis, arXiv:1605.07146) of timm's pre-activation blocks, with the 3x3 stem."""
-    model = ResNetV2(
+    model = _ThreeStages(
         layers=[2, 2, 2],
         channels=(64, 128, 256),
         num_classes=CLASSES,

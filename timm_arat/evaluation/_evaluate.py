@@ -120,7 +120,7 @@ def evaluate(
         }
         journal = Journal(Path(state) if state else None, identity)
         run = partial(run_attacks, net, batch_size=batch_size, seed=seed, journal=journal)
-        with folded(net, images.x[:2].to(device_of(net))) if fast else nullcontext():
+        with folded(net, images.x[:1].to(device_of(net))) if fast else nullcontext():
             measured = _measure(run, images, stages, num_classes, progress)
     return Robustness(
         model=name or found_name,
