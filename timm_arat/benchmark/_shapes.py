@@ -67,7 +67,7 @@ def choose(names: Sequence[str], quick: bool) -> dict[str, Shape]:
 class _ThreeStages(ResNetV2):
     """timm's own takes five feature maps for granted."""
 
-    def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # last only
+    def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         x = self.forward_features(x)
         return x, [x]
 
