@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers_evaluation import digits, shorten, trained
 
+from timm_arat import evaluate
 from timm_arat.evaluation._autoattack import NORMS, standard_attacks
 from timm_arat.evaluation._journal import Journal
 from timm_arat.evaluation._loop import run_attacks
@@ -71,3 +72,22 @@ def test_each_attack_only_sees_images_that_are_still_right():
     ours, _, _ = ours_and_theirs("linf", 0.1, images=40)
     flags = list(ours.robust.values())
     assert all((later <= earlier).all() for earlier, later in itertools.pairwise(flags))
+
+
+def test_fast_evaluation_finds_the_same_images_robust():
+    """Folding changes logits by rounding; that it moves no image is not certain, but to be expected of so few."""
+    x, y = digits()
+    results = [
+        evaluate(trained(), (x[-24:], y[-24:]), eps=0.1, attacks=("autoattack",), fast=fast, progress=False)
+        for fast in (True, False)
+    ]
+    fast, exact = (result.autoattack.correct for result in results)
+    assert fast == exact and 0 < sum(exact) < 24
+
+
+def test_a_state_of_the_other_speed_is_refused(tmp_path):
+    x, y = digits()
+    state = tmp_path / "state"
+    evaluate(trained(), (x[:8], y[:8]), attacks=("clean",), fast=True, state=state, progress=False)
+    with pytest.raises(ValueError, match="fast True there, False here"):
+        evaluate(trained(), (x[:8], y[:8]), attacks=("clean",), fast=False, state=state, progress=False)

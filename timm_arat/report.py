@@ -6,13 +6,13 @@ The table stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` of the do
 
 import json
 import os
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .config import cli, read
+from .document import check_block, write_block
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,7 @@ def main() -> None:
     """Render, and say what was written."""
     options = read(Options, variants={}, prog="python -m timm_arat.report", description="Runs into a document.")
     document = Path(options.into)
-    begin, end = f"<!-- {options.name}:begin -->", f"<!-- {options.name}:end -->"
-    text = document.read_text()
-    if begin not in text or end not in text:
-        raise ValueError(f"{document} has no lines {begin} and {end} to write between")
+    check_block(document, options.name)
     folder = Path(options.files) if options.files else document.parent / "results"
     folder.mkdir(parents=True, exist_ok=True)
     runs = [Path(run) for run in options.runs]
@@ -55,8 +52,7 @@ def main() -> None:
     if options.picture:
         plot(runs, folder / f"{options.name}.png")
         lines += ["", f"![Training of {options.name}]({os.path.relpath(folder, document.parent)}/{options.name}.png)"]
-    block = "\n".join([begin, "", *lines, "", end])
-    document.write_text(re.sub(f"{re.escape(begin)}.*{re.escape(end)}", lambda _: block, text, flags=re.DOTALL))
+    write_block(document, options.name, lines)
     print(f"{document}, {folder}/{options.name}*")
 
 

@@ -1,12 +1,14 @@
 """The search of projected gradient descent: start, gradient, step, project."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..fold import folded
 from ._balls import BALLS
 from ._pgd import PGD
 from ._quiet import gradients, quiet
@@ -30,8 +32,10 @@ class Perturbed(NamedTuple):
 
 def search(attack: PGD, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
     """`attack.perturb` without its checks: the centre of the ball may lie outside [0, 1], `x_adv` never does."""
-    with quiet(model, attack.norm_mode), gradients():
+    with quiet(model, attack.norm_mode), gradients(), ExitStack() as stack:
         x, y = (t.clone() if t.is_inference() else t.detach() for t in (x, y))  # autograd takes no inference tensor
+        if attack.norm_mode == "eval":
+            stack.enter_context(folded(model, x[:1]))
         objective = _objective(attack, model, x, y)
         x_adv, zero_grad = _climb(attack, model, x, objective)
         if attack.restarts == 1:

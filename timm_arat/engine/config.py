@@ -146,6 +146,8 @@ class TrainConfig:
         output: The run's folder; runs/DATE-TIME-METHOD-MODEL if not given.
         resume: Go on from the newest checkpoint in `output`.
         mixed_precision: no, bf16 or fp16; what `accelerate launch` says if not given.
+        compile: Compile the backbone in training steps: off; on; auto, in runs of at least 10,000 steps. Without a
+            C++ compiler it runs as it is, and says so.
         threads: CPU threads a process; cores / local processes if not given, when training runs on the CPU.
         balance_images: Training images on which auto-balance measures clean accuracy: as they are, or augmented as in
             the official code.
@@ -167,6 +169,7 @@ class TrainConfig:
     output: str | None = None
     resume: bool = False
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    compile: Literal["off", "auto", "on"] = "off"
     threads: int | None = None
     balance_images: Literal["plain", "augmented"] = "plain"
     checkpoint_minutes: float = 5.0

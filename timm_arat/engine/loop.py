@@ -12,6 +12,7 @@ from ..attacks import PGD
 from ..methods import Method
 from . import checkpoint, weights
 from .batches import stack
+from .compiling import compiled_steps
 from .config import TrainConfig
 from .log import Log
 from .measure import average_statistics, clean_accuracy, robust_accuracy
@@ -46,6 +47,7 @@ class Loop:
             first, done = checkpoint.load(self.accelerator, newest)
             self.best = self._best_so_far()
             self.log.say(f"resumed from {newest}")
+        self.compiled = compiled_steps(self.method, self.config.compile, self.config.epochs * self.steps, self.log.say)
         with Signals() as self.signals:
             for epoch in range(first, self.config.epochs):
                 self._begin(epoch, resumed=done > 0)
@@ -85,7 +87,7 @@ class Loop:
     def _step(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """One forward, backward and update; the terms of the loss."""
         session, accelerator = self.session, self.accelerator
-        with accelerator.accumulate(session.wrapped):
+        with self.compiled(), accelerator.accumulate(session.wrapped):
             terms: dict[str, Tensor] = session.wrapped(x, y)
             accelerator.backward(terms["loss"])
             if accelerator.sync_gradients and self.config.optimizer.clip_grad is not None:

@@ -25,6 +25,7 @@ class Options:
         pgd_limit: The same for clean and PGD.
         batch_size: Images a batch; random starts are drawn by batch.
         seed: Of the subsets and the attacks.
+        fast: Fold BatchNorms away: equal up to rounding. Without it, AutoAttack is bitwise the official package.
         output: The JSON to write; results.json in a run's folder, else MODEL.results.json here.
         device: Such as cuda or cpu; cuda if there is one.
     """
@@ -38,6 +39,7 @@ class Options:
     pgd_limit: int | None = None
     batch_size: int = 250
     seed: int = 0
+    fast: bool = True
     output: str | None = None
     device: str | None = None
 
@@ -68,6 +70,7 @@ def main() -> None:
             pgd_limit=options.pgd_limit,
             batch_size=options.batch_size,
             seed=options.seed,
+            fast=options.fast,
             state=state,
             device=options.device,
         )

@@ -1,0 +1,129 @@
+"""The benchmark runs, its textbook is the textbook, its numbers reach the document, and speed is not lost unnoticed."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from timm_arat import PGD
+from timm_arat.benchmark import report
+from timm_arat.benchmark.__main__ import SECTIONS, Options, run
+from timm_arat.benchmark._shapes import QUICK, SHAPES, Shape, choose
+from timm_arat.benchmark._sides import make_step
+from timm_arat.benchmark._textbook import pgd
+from timm_arat.benchmark._timing import in_turn, ratio, summary
+from timm_arat.fold import folded
+from timm_arat.pixels import in_pixels
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """A rehearsal of everything; and its file."""
+    file = tmp_path_factory.mktemp("benchmark") / "all.json"
+    return run(Options(quick=True, rounds=1, output=str(file)), lambda line: None), file
+
+
+def test_every_section_is_in_the_json(result):
+    found, file = result
+    assert json.loads(file.read_text()) == json.loads(json.dumps(found))
+    assert set(SECTIONS) <= set(found) and found["quick"]
+    for section in ("step", "limit", "memory"):
+        assert set(found[section]["ratios"]) == set(QUICK)
+        assert found[section]["geometric_mean"] > 0
+    assert set(found["step"]["methods"]) == {"madry"}
+    assert set(found["memory"]["growth"]) == {"batch", "steps", "model", "processes"}
+    assert found["evaluation"]["disagree"] == []
+    assert found["versions"]["torch"] == torch.__version__.split("+")[0] or found["versions"]["torch"]
+
+
+def test_the_document_takes_the_numbers_from_the_json(result, tmp_path, monkeypatch):
+    found, file = result
+    document = tmp_path / "speed.md"
+    document.write_text((Path(__file__).parents[1] / "docs/speed.md").read_text())
+    monkeypatch.setattr("sys.argv", ["report", "--files", f"[{file}]", "--into", str(document)])
+    report.main()
+    text = document.read_text()
+    for section in ("step", "limit"):
+        assert f"**{found[section]['geometric_mean']:.2f}**" in text
+    assert (tmp_path / "speed/growth.png").stat().st_size > 1000
+    assert json.loads((tmp_path / "speed/all.json").read_text()) == json.loads(file.read_text())
+
+
+def test_a_shape_that_is_not_known_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="resnet18_cifar"):
+        choose(["resnet18_cifr"], quick=False)
+    assert list(choose(["resnet50_64"], quick=False)) == ["resnet50_64"]
+
+
+def test_every_shape_builds_the_same_weights_at_every_call():
+    for shape in SHAPES.values():
+        one, other = (shape.build().state_dict() for _ in range(2))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("side", ["ours", "ours_bf16", "ours_checkpointing", "textbook", "textbook_eval"])
+@pytest.mark.parametrize("name", ["wide_resnet16_4", "convnext_femto", "efficientnet_b0"])
+def test_every_side_steps_on_every_kind_of_shape(name, side):
+    make_step(side, "arat", replace(SHAPES[name], size=32, batch=2), PGD(steps=1))()
+
+
+def test_ratios_are_paired_and_summarised():
+    seconds = {"slow": [2.0, 4.0, 9.0], "fast": [1.0, 2.0, 3.0]}
+    assert ratio(seconds, "slow", "fast") == {"median": 2.0, "low": 2.0, "high": 3.0}
+    each = {"a": {"median": 2.0, "low": 1.0, "high": 3.0}, "b": {"median": 8.0, "low": 8.0, "high": 8.0}}
+    assert summary(each) == {"ratios": {"a": 2.0, "b": 8.0}, "spread": {"a": [1.0, 3.0], "b": [8.0, 8.0]},
+                             "geometric_mean": 4.0}  # fmt: skip
+
+
+def test_the_textbook_attack_and_ours_find_the_same_images():
+    """In eval mode from the same start, but for signs of gradients near zero: the same computation is compared."""
+    shape = Shape("resnet20_cifar", 16, 8)
+    net, attack, (x, y) = in_pixels(shape.build()).double().eval(), PGD(steps=3), shape.images()
+    torch.manual_seed(0)
+    theirs = pgd(net, x.double(), y, attack, "eval")
+    torch.manual_seed(0)
+    ours = attack(net.eval(), x.double(), y)
+    assert ((ours - theirs).abs() < 1e-9).double().mean() > 0.999
+
+
+def test_a_step_is_faster_than_the_textbook_s():
+    """The guard of docs/speed.md: about 1.5 when this was written; a ratio, since seconds differ between machines."""
+    shape, attack = Shape("resnet20_cifar", 32, 32), PGD(steps=3)
+    seconds = in_turn({side: make_step(side, "arat", shape, attack) for side in ("textbook", "ours")}, rounds=5)
+    assert ratio(seconds, "textbook", "ours")["median"] > 1.1
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar", "resnet18_cifar"])
+def test_an_attack_keeps_half_of_what_it_kept_unfolded(name):
+    """What autograd keeps for the backward pass, counted rather than timed."""
+    kept: set[tuple[int, int]] = set()
+
+    def pack(t):
+        kept.add((t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()))
+        return t
+
+    shape = Shape(name, 32, 4)
+    net, (x, _) = shape.build().eval().requires_grad_(False), shape.images()
+    weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
+
+    def mebibytes():
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            logits = net(x.clone().requires_grad_())
+        del logits
+        own = {t.untyped_storage().data_ptr() for m in net.modules() for t in m._parameters.values() if t is not None}
+        return sum(size for pointer, size in kept if pointer not in own | weights) / 2**20
+
+    plain = mebibytes()
+    with folded(net, x[:2]):
+        assert mebibytes() < 0.6 * plain

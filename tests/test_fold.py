@@ -1,0 +1,209 @@
+"""A folded network computes what the network computes, is folded only where that is safe, and is put back."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from timm_arat import PGD, convert_split_norm, norm_branch
+from timm_arat.fold import folded
+
+
+def with_statistics(model):
+    """`model` frozen in eval mode, with norms that do something."""
+    for norm in model.modules():
+        if isinstance(norm, _BatchNorm):
+            nn.init.normal_(norm.running_mean, std=0.3)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias, std=0.3)
+    return model.eval().requires_grad_(False)
+
+
+def build(name):
+    torch.manual_seed(0)
+    return with_statistics(timm.create_model(name, num_classes=10))
+
+
+def logits_and_gradient(model, x):
+    x = x.clone().requires_grad_()
+    logits = model(x)
+    return logits.detach(), torch.autograd.grad(logits.square().sum(), x)[0]
+
+
+def relative(found, wanted):
+    return ((found - wanted).abs().max() / wanted.abs().max()).item()
+
+
+def num_folded(model):
+    return sum("forward" in vars(module) for module in model.modules())
+
+
+@pytest.fixture
+def x():
+    torch.manual_seed(1)
+    return torch.rand(3, 3, 64, 64)
+
+
+ALL = {"resnet20_cifar": 21, "test_resnet": 15, "test_efficientnet": 13, "mobilenetv3_small_050": 34, "seresnet50": 53}
+SOME = {"repvgg_a0": 44, "densenet121": 59, "test_byobnet": 14}  # norms on sums and on concatenated features stay
+NONE = {"test_convnext": 0, "nf_resnet26": 0, "convmixer_768_32": 0}  # LayerNorm, standardised weights, act before norm
+
+
+@pytest.mark.parametrize("name, folds", {**ALL, **SOME, **NONE}.items())
+def test_logits_and_pixel_gradients_are_equal_to_1e_9_in_float64(name, folds, x):
+    model, x = build(name).double(), x.double()
+    wanted = logits_and_gradient(model, x)
+    with folded(model, x[:2]):
+        assert num_folded(model) == folds
+        found = logits_and_gradient(model, x)
+    assert relative(found[0], wanted[0]) < 1e-9 and relative(found[1], wanted[1]) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "mobilenetv3_small_050"])
+def test_float32_is_equal_to_1e_4(name, x):
+    """Where no ReLU or maximum is near its kink, at which rounding decides the gradient, folded or not."""
+    model = build(name)
+    wanted = logits_and_gradient(model, x)
+    with folded(model, x[:2]):
+        found = logits_and_gradient(model, x)
+    assert relative(found[0], wanted[0]) < 1e-4 and relative(found[1], wanted[1]) < 1e-4
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_everything_is_put_back(raises, x):
+    model = build("test_efficientnet")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    tensors = [id(t) for t in model.parameters()]
+    wanted = model(x)
+    try:
+        with folded(model, x[:2]):
+            assert num_folded(model)
+            assert 0 / (not raises) == 0
+    except ZeroDivisionError:
+        assert raises
+    assert num_folded(model) == 0 and [id(t) for t in model.parameters()] == tensors
+    after = model.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[key], before[key]) for key in before)
+    assert torch.equal(model(x), wanted)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
+@pytest.mark.parametrize("branch", ["main", "aux"])
+def test_the_active_branch_of_a_split_norm_is_folded(name, branch, x):
+    model = convert_split_norm(build(name))
+    with_statistics(model).double()
+    with norm_branch(model, branch):
+        wanted = logits_and_gradient(model, x.double())
+        with folded(model, x[:2].double()):
+            assert num_folded(model) == ALL[name]
+            found = logits_and_gradient(model, x.double())
+    assert relative(found[1], wanted[1]) < 1e-9
+
+
+def test_both_branches_at_once_are_not_folded(x):
+    model = convert_split_norm(build("test_resnet"))
+    with norm_branch(model, "both"), folded(model, x[:2]):
+        assert num_folded(model) == 0
+
+
+class Net(nn.Module):
+    """A convolution and a norm, put together by `run(net, x)`."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.conv, self.other, self.norm, self.run = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), run
+
+    def forward(self, x):
+        return self.run(self, x).mean((2, 3))
+
+
+UNSAFE = {
+    "output used twice": lambda net, x: (lambda z: net.norm(z) + z)(net.conv(x)),
+    "layer used twice": lambda net, x: net.norm(net.conv(net.conv(x))),
+    "norm used twice": lambda net, x: net.norm(net.conv(x)) + net.norm(net.other(x)),
+    "norm of a sum": lambda net, x: net.norm(net.conv(x) + x),
+    "output changed in place": lambda net, x: net.norm(net.conv(x).relu_()),
+    "weight used elsewhere": lambda net, x: net.norm(net.conv(x)) + net.conv.weight.sum(),
+    "output in a list": lambda net, x: (lambda z: torch.cat([net.norm(z), z]))(net.conv(x)),
+}
+
+
+@pytest.mark.parametrize("run", UNSAFE.values(), ids=UNSAFE)
+def test_what_is_unsafe_stays_as_it_is(run, x):
+    model = with_statistics(Net(run))
+    wanted = model(x)
+    with folded(model, x[:2]):
+        assert num_folded(model) == 0
+        assert torch.equal(model(x), wanted)
+
+
+def test_the_plain_case_of_that_network_is_folded(x):
+    model = with_statistics(Net(lambda net, x: net.norm(net.conv(x))))
+    with folded(model, x[:2]):
+        assert num_folded(model) == 1
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_model_with_hooks_stays_as_it_is(register, x):
+    model = build("test_resnet")
+    getattr(model.layer1[0].conv1, register)(lambda *args: None)
+    with folded(model, x[:2]):
+        assert num_folded(model) == 0
+
+
+def test_a_norm_that_does_more_than_it_seems_is_noticed(x):
+    class Doubling(nn.BatchNorm2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model = Net(lambda net, x: net.norm(net.conv(x)))
+    model.norm = Doubling(3)
+    wanted = with_statistics(model)(x)
+    with folded(model, x[:2]):
+        assert torch.equal(model(x), wanted)
+
+
+def test_parametrised_weights_stay_as_they_are(x):
+    model = with_statistics(Net(lambda net, x: net.norm(net.conv(x))))
+    nn.utils.parametrizations.weight_norm(model.conv)
+    with folded(model, x[:2]):
+        assert num_folded(model) == 0
+
+
+def test_a_model_that_checkpoints_stays_as_it_is(x):
+    model = build("test_resnet")
+    model.set_grad_checkpointing()
+    with folded(model, x[:2]):
+        assert num_folded(model) == 0
+
+
+def test_a_model_that_cannot_run_on_the_sample_stays_as_it_is(x):
+    model = with_statistics(Net(lambda net, x: net.norm(net.conv(x.view(3, 3, 64, 64)))))
+    with folded(model, x[:2]):
+        assert num_folded(model) == 0
+        model(x)
+
+
+def test_it_works_under_autocast_and_channels_last(x):
+    model = build("test_resnet").to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = model(x)
+        with folded(model, x[:2]):
+            assert num_folded(model) == 15
+            assert model.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)
+            found, _ = logits_and_gradient(model, x)
+    assert relative(found, wanted) < 0.05
+
+
+def test_the_attack_folds_in_eval_mode_only(x):
+    seen = []
+    model = build("test_resnet").requires_grad_()
+    forward = model.forward_head
+    model.forward_head = lambda *args, **kwargs: seen.append(num_folded(model) - 1) or forward(*args, **kwargs)
+    y = torch.zeros(3, dtype=torch.long)
+    for mode, most in (("eval", 15), ("batch", 0), ("train", 0)):
+        seen.clear()
+        PGD(steps=2, norm_mode=mode)(model, x, y)
+        assert max(seen) + 1 == most, mode

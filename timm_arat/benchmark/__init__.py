@@ -1,0 +1,16 @@
+"""How fast and how small our step is, measured beside the textbook's in the same process; `recipes/benchmark.py`.
+
+__main__     the command line: sections in turn, JSON out
+_shapes      the networks, image sizes and batches that are measured
+_timing      sides in turn, medians and ratios with their spread
+_textbook    the training steps as their papers read
+_sides       our step and the textbook's on the same weights
+_step        section step: one training step
+_attack      section attack: PGD-10 against other libraries
+_evaluation  section evaluation: AutoAttack, wall time and the same robust images
+_limit       section limit: the step's convolutions and nothing else
+_memory      section memory: peaks, and growth of time and memory
+_machine     what it ran on
+_plot        growth, drawn
+report       JSON into a document
+"""

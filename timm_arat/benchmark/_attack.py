@@ -1,0 +1,89 @@
+"""Section attack: PGD-10 on one model by our attack and by three libraries, those that are installed."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attacks import PGD
+from ..pixels import in_pixels
+from ._shapes import CLASSES, Shape
+from ._step import STEPS
+from ._timing import in_turn, medians, ratio, summary
+
+Run = Callable[[], object]
+Maker = Callable[[nn.Module, Tensor, Tensor, PGD], Run]
+
+
+def _torchattacks(net: nn.Module, x: Tensor, y: Tensor, attack: PGD) -> Run:
+    import torchattacks
+
+    theirs = torchattacks.PGD(net, eps=attack.radius, alpha=attack.step_length, steps=attack.steps)
+    return lambda: theirs(x, y)
+
+
+def _foolbox(net: nn.Module, x: Tensor, y: Tensor, attack: PGD) -> Run:
+    import foolbox
+
+    theirs = foolbox.attacks.LinfPGD(abs_stepsize=attack.step_length, steps=attack.steps)
+    model = foolbox.PyTorchModel(net, bounds=(0, 1))
+    # `run` alone: calling it would measure its success by one more pass.
+    return lambda: theirs.run(model, x, y, epsilon=attack.radius)
+
+
+def _art(net: nn.Module, x: Tensor, y: Tensor, attack: PGD) -> Run:
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch
+    from art.estimators.classification import PyTorchClassifier
+
+    model = PyTorchClassifier(
+        net, loss=nn.CrossEntropyLoss(), input_shape=tuple(x.shape[1:]), nb_classes=CLASSES, clip_values=(0, 1)
+    )
+    theirs = ProjectedGradientDescentPyTorch(
+        model,
+        eps=attack.radius,
+        eps_step=attack.step_length,
+        max_iter=attack.steps,
+        num_random_init=1,
+        batch_size=len(x),
+        verbose=False,
+    )
+    return lambda: theirs.generate(x.cpu().numpy(), y.cpu().numpy())
+
+
+# By the name on PyPI. They pin old versions of other packages, so they are not among ours: `uv run --with` lays them
+# over the environment for one command.
+LIBRARIES: dict[str, Maker] = {
+    "torchattacks": _torchattacks,
+    "foolbox": _foolbox,
+    "adversarial-robustness-toolbox": _art,
+}
+
+
+def measure(shapes: Mapping[str, Shape], rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """`ratios`: how many times longer the fastest library takes than we do."""
+    ratios, details = {}, {}
+    absent: set[str] = set()
+    attack = PGD(steps=STEPS)
+    for key, shape in shapes.items():
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        net = in_pixels(shape.build().to(device)).eval()
+        x, y = (t.to(device) for t in shape.images())
+        sides: dict[str, Run] = {"ours": lambda net=net, x=x, y=y: attack(net, x, y)}  # type: ignore[misc]
+        for name, make in LIBRARIES.items():
+            try:
+                sides[name] = make(net, x, y, attack)
+            except ImportError:
+                absent.add(name)
+        seconds = in_turn(sides, rounds)
+        each = medians(seconds)
+        details[key] = {"examples_per_second": {side: round(shape.batch / each[side], 2) for side in each}}
+        if len(sides) > 1:
+            fastest = min((side for side in each if side != "ours"), key=lambda side: each[side])
+            ratios[key] = ratio(seconds, fastest, "ours")
+            details[key]["fastest_library"] = fastest  # type: ignore[assignment]
+            say(f"attack {key}: {ratios[key]['median']:.2f}x {fastest}")
+        else:
+            say(f"attack {key}: {shape.batch / each['ours']:.1f} images/s, no library is installed")
+    way_out = "uv run " + " ".join(f"--with {name}" for name in LIBRARIES) + " python recipes/benchmark.py"
+    return summary(ratios) | {"shapes": details, "absent": sorted(absent), "with_all": way_out}

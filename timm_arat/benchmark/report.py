@@ -1,0 +1,163 @@
+"""Benchmarks into a document: `python -m timm_arat.benchmark.report --files '[a.json, b.json]' --into docs/speed.md`.
+
+Each section that a file holds goes between `<!-- speed-SECTION:begin -->` and its end, with the machine and the
+command; the JSON and the plots lie in a folder called `speed` beside the document. Numbers enter documents only so.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import cli, read
+from ..document import check_block, write_block
+from ._plot import plot_growth
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to render.
+
+    Attributes:
+        files: What `recipes/benchmark.py` wrote; a section that several hold is the last one's.
+        into: The Markdown document.
+    """
+
+    files: tuple[str, ...]
+    into: str = "docs/speed.md"
+
+
+@cli
+def main() -> None:
+    """Render, and say what was written."""
+    options = read(
+        Options, variants={}, prog="python -m timm_arat.benchmark.report", description="JSON into a document."
+    )
+    document = Path(options.into)
+    folder = document.parent / "speed"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in map(Path, options.files):
+        result = json.loads(file.read_text())
+        for section in TABLES.keys() & result.keys():
+            check_block(document, f"speed-{section}")
+            lines = TABLES[section](result[section])
+            if section == "memory":
+                plot_growth(result[section]["growth"], folder / "growth.png")
+                lines += ["", f"![Growth]({os.path.relpath(folder, document.parent)}/growth.png)"]
+            write_block(document, f"speed-{section}", [*lines, "", *_origin(result)])
+        if file.parent.resolve() != folder.resolve():
+            shutil.copyfile(file, folder / file.name)
+    print(f"{document}, {folder}")
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def _times(section: Json, shape: str) -> str:
+    low, high = section["spread"][shape]
+    return f"{section['ratios'][shape]:.2f} ({low:.2f} - {high:.2f})"
+
+
+def _step(section: Json) -> list[str]:
+    lines: list[str] = []
+    for name, each in {"ARAT": section, **section["methods"]}.items():
+        rows = [
+            [
+                shape,
+                f"{facts['size']}",
+                f"{facts['batch']}",
+                *(f"{facts['seconds'][side]:.3f}" for side in ("textbook", "textbook_eval", "ours", "ours_bf16")),
+                _times(each, shape),
+                _times(each["same_norm_mode"], shape),
+                _times(each["bf16"], shape),
+            ]
+            for shape, facts in each["shapes"].items()
+        ]
+        mean = [f"**{part['geometric_mean']:.2f}**" for part in (each, each["same_norm_mode"], each["bf16"])]
+        head = [
+            "shape",
+            "pixels",
+            "batch",
+            "textbook, s",
+            "textbook, attack in eval mode, s",
+            "ours, s",
+            "ours, bf16, s",
+        ]
+        head += ["default against default", "both attack in eval mode", "ours in bf16"]
+        lines += ["", f"{name}:", "", *_table(head, [*rows, ["geometric mean", *[""] * 6, *mean]])]
+    return lines[1:]
+
+
+def _attack(section: Json) -> list[str]:
+    sides = list(dict.fromkeys(side for facts in section["shapes"].values() for side in facts["examples_per_second"]))
+    rows = []
+    for shape, facts in section["shapes"].items():
+        speeds = [f"{facts['examples_per_second'].get(side, float('nan')):.1f}" for side in sides]
+        rows.append([shape, *speeds, _times(section, shape) if shape in section["ratios"] else "-"])
+    if section["geometric_mean"]:
+        rows.append(["geometric mean", *[""] * len(sides), f"**{section['geometric_mean']:.2f}**"])
+    return _table(["shape", *(f"{side}, images/s" for side in sides), "over the fastest library"], rows)
+
+
+def _evaluation(section: Json) -> list[str]:
+    rows = [
+        [side, f"{section['seconds'][side]:.1f}", f"{section['robust'][side]} of {section['images']}"]
+        for side in ("pyautoattack", "ours")
+    ]
+    return [
+        f"{section['model']}, {section['images']} images, linf, eps {section['eps']:g}:",
+        "",
+        *_table(["evaluator", "seconds", "robust images"], rows),
+        "",
+        f"Ratio **{section['ratio']:.2f}**; the two disagree on {len(section['disagree'])} images.",
+    ]
+
+
+def _limit(section: Json) -> list[str]:
+    rows = [
+        [shape, *(f"{facts['seconds'][side]:.3f}" for side in ("convolutions", "ours")), _times(section, shape)]
+        for shape, facts in section["shapes"].items()
+    ]
+    rows.append(["geometric mean", "", "", f"**{section['geometric_mean']:.2f}**"])
+    return _table(["shape", "convolutions alone, s", "our step, s", "ratio"], rows)
+
+
+def _memory(section: Json) -> list[str]:
+    rows = [
+        [
+            shape,
+            *(f"{mib[side]:.0f}" for side in ("textbook", "ours", "ours_checkpointing")),
+            f"{section['ratios'][shape]:.2f}",
+            f"{section['checkpointing']['ratios'][shape]:.2f}",
+        ]
+        for shape, mib in section["mib"].items()
+    ]
+    means = [f"**{part['geometric_mean']:.2f}**" for part in (section, section["checkpointing"])]
+    rows.append(["geometric mean", "", "", "", *means])
+    return _table(["shape", "textbook, MiB", "ours, MiB", "ours, checkpointing, MiB", "ratio", "checkpointing"], rows)
+
+
+def _origin(result: Json) -> list[str]:
+    """Where the numbers come from."""
+    device = result["device"] or f"{result['cpu']}, {result['threads']} thread" + "s" * (result["threads"] > 1)
+    versions = ", ".join(f"{name} {found}" for name, found in result["versions"].items())
+    return [f"Medians of {result['rounds']} rounds; {device}; {versions}; {result['date'][:10]}.", "",
+            "```bash", f"python recipes/{result['command']}", "```"]  # fmt: skip
+
+
+TABLES: dict[str, Callable[[Json], list[str]]] = {
+    "step": _step,
+    "attack": _attack,
+    "evaluation": _evaluation,
+    "limit": _limit,
+    "memory": _memory,
+}
+
+if __name__ == "__main__":
+    main()

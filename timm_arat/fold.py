@@ -1,0 +1,158 @@
+"""Run a frozen network with its BatchNorms folded into the layers before them; the ground floor, true of any network.
+
+In eval mode a BatchNorm is a constant scale and shift of each channel. Behind a convolution or a linear layer both go
+into that layer's weight and bias, and the norm costs nothing any more: no pass over the activations, forward or
+backward, and none kept for it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+_LAYERS = {torch.conv1d, torch.conv2d, torch.conv3d, F.linear}  # the first dimension of their weights is the output's
+_FACTS = (int, torch.Size, torch.dtype, torch.device, torch.layout)  # what asking a tensor about itself gives
+
+
+@contextmanager
+def folded(model: nn.Module, x: Tensor) -> Iterator[None]:
+    """Inside, `model` computes what it computes, up to rounding, with as many BatchNorms folded as is safe.
+
+    For a model in eval mode whose parameters and buffers nobody changes or asks for inside. A norm is folded where one
+    forward pass over `x` shows that the output of a layer went there and nowhere else, and that the layer ran once with
+    a plain parameter as its weight (standardised and parametrised weights stay as they are). Whichever branch of a
+    split norm is active then is folded. A model stays as it is that has hooks or checkpoints gradients (both hold
+    tensors which that pass does not show), that cannot run on `x`, or whose logits for `x` would change.
+
+    Args:
+        model: Any network.
+        x: An input or a few, for the pass.
+    """
+    pairs: list[tuple[nn.Module, _BatchNorm]] = []
+    if not any(_has_hooks(module) or getattr(module, "grad_checkpointing", False) for module in model.modules()):
+        with _eager(model), torch.no_grad(), suppress(Exception), _Record() as record:
+            logits = model(x)
+            pairs = _pairs(model, record, logits)
+    put_back = [_fold(layer, norm) for layer, norm in pairs]
+    try:
+        with _eager(model), torch.no_grad():
+            same = not pairs or _close(model(x), logits)
+        if not same:
+            _run(put_back)
+            put_back = []
+        yield
+    finally:
+        _run(put_back)
+
+
+class _Record(TorchFunctionMode):
+    """What every tensor of a forward pass was used for. It holds them all, since identity is by address."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.uses: Counter[int] = Counter()
+        self.weight_of: dict[int, Tensor] = {}  # by the output of a layer
+        self.norms: list[tuple[Tensor, Tensor]] = []  # input and running mean of every BatchNorm in eval mode
+        self.held: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        self.held.append((args, kwargs, out))
+        if not isinstance(out, _FACTS):
+            used = {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+            self.uses.update(used)
+        if func in _LAYERS and len(args) > 1:
+            self.weight_of[id(out)] = args[1]
+        if func is F.batch_norm and kwargs.get("training") is False:  # so it hands its arguments on
+            self.norms.append((args[0], args[1]))
+        return out
+
+
+def _pairs(model: nn.Module, record: _Record, logits: Any) -> list[tuple[nn.Module, _BatchNorm]]:
+    """The layers and norms that may become one."""
+    owners: dict[int, list[nn.Module]] = {}
+    for module in model.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            owners.setdefault(id(tensor), []).append(module)
+    answers = {id(leaf) for leaf in tree_leaves(logits)}
+    calls = Counter(id(running_mean) for _, running_mean in record.norms)
+    found: list[tuple[nn.Module, _BatchNorm]] = []
+    for x, running_mean in record.norms:
+        weight = record.weight_of.get(id(x))
+        if weight is None or record.uses[id(x)] != 1 or record.uses[id(weight)] != 1 or id(x) in answers:
+            continue
+        layers, norms = owners.get(id(weight), []), owners.get(id(running_mean), [])
+        if len(layers) != 1 or len(norms) != 1 or calls[id(running_mean)] != 1:
+            continue
+        layer, norm = layers[0], norms[0]
+        if layer._parameters.get("weight") is weight and isinstance(norm, _BatchNorm) and "forward" not in vars(norm):
+            found.append((layer, norm))
+    return found
+
+
+@torch.no_grad()
+def _fold(layer: nn.Module, norm: _BatchNorm) -> Callable[[], None]:
+    """Put the scale and shift of `norm` into `layer`; what is returned puts all back."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
+    assert weight is not None
+    # In float64: a variance near zero makes a scale that float32 rounds badly.
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale if bias is None else (bias - norm.running_mean) * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias
+    scaled = weight * scale.to(weight.dtype).view(-1, *[1] * (weight.ndim - 1))
+    if weight.ndim == 4:  # the faster layout, also where the images come in the other: see docs/speed.md
+        scaled = scaled.contiguous(memory_format=torch.channels_last)
+    layer._parameters["weight"] = scaled  # type: ignore[assignment]
+    layer._parameters["bias"] = shift.to(weight.dtype)  # type: ignore[assignment]
+    norm.forward = _rest(norm)  # type: ignore[method-assign, assignment]
+
+    def put_back() -> None:
+        layer._parameters["weight"], layer._parameters["bias"] = weight, bias
+        del norm.forward
+
+    return put_back
+
+
+def _rest(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
+    """What a norm does after it has normalised."""
+    if isinstance(norm, BatchNormAct2d):
+        return lambda x: norm.act(norm.drop(x))
+    return lambda x: x
+
+
+def _close(found: Any, wanted: Any) -> bool:
+    """Whether logits are equal up to rounding, of which the root of the type's precision is far above."""
+    if not isinstance(found, Tensor):
+        return False
+    return bool((found - wanted).abs().max() <= 10 * torch.finfo(wanted.dtype).eps ** 0.5 * wanted.abs().max())
+
+
+def _eager(model: nn.Module) -> AbstractContextManager[Any]:
+    """A compiled model shows nothing of what it does, and these few inputs are not worth a compilation."""
+    if any(module._compiled_call_impl is not None for module in model.modules()):
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def _run(actions: Iterable[Callable[[], None]]) -> None:
+    for action in actions:
+        action()
