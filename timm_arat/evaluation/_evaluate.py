@@ -134,6 +134,7 @@ def evaluate(
         versions={"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
         device=_device_name(device_of(net)),
         command=command or shlex.join(sys.argv),
+        fast=fast,
         **measured,
     )
 

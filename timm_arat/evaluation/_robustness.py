@@ -42,6 +42,7 @@ class Robustness:
     scores: by name, 'clean', 'fgsm', 'pgd' and then AutoAttack's four, each after all before it, on the images right
     so far: the last one is AutoAttack's robust accuracy. attacks: by name, their settings. eps: in pixels of [0, 1].
     zero_gradient: images of PGD's that met a gradient of zeros. seconds: by name, summed over resumed parts and shards.
+    fast: with BatchNorms folded, equal up to rounding; results that do not say so were measured without.
     """
 
     model: str
@@ -58,6 +59,7 @@ class Robustness:
     versions: dict[str, str]
     device: str
     command: str
+    fast: bool = False
 
     @property
     def clean(self) -> Score | None:
