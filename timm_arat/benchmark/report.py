@@ -102,20 +102,26 @@ def _attack(section: Json) -> list[str]:
         rows.append([shape, *speeds, _times(section, shape) if shape in section["ratios"] else "-"])
     if section["geometric_mean"]:
         rows.append(["geometric mean", *[""] * len(sides), f"**{section['geometric_mean']:.2f}**"])
-    return _table(["shape", *(f"{side}, images/s" for side in sides), "over the fastest library"], rows)
+    table = _table(["shape", *(f"{side}, images/s" for side in sides), "over the fastest library"], rows)
+    return [*table, "", f"With all libraries: `{section['with_all']} --only attack`."]
 
 
 def _evaluation(section: Json) -> list[str]:
     rows = [
-        [side, f"{section['seconds'][side]:.1f}", f"{section['robust'][side]} of {section['images']}"]
+        [
+            side,
+            *(f"{section[kind][side]:.1f}" for kind in ("seconds", "cpu_seconds")),
+            f"{section['robust'][side]} of {section['images']}",
+        ]
         for side in ("pyautoattack", "ours")
     ]
     return [
         f"{section['model']}, {section['images']} images, linf, eps {section['eps']:g}:",
         "",
-        *_table(["evaluator", "seconds", "robust images"], rows),
+        *_table(["evaluator", "seconds", "of the processor", "robust images"], rows),
         "",
-        f"Ratio **{section['ratio']:.2f}**; the two disagree on {len(section['disagree'])} images.",
+        f"Ratio **{section['ratio']:.2f}**, of processor time **{section['cpu_ratio']:.2f}**; the two disagree on "
+        f"{len(section['disagree'])} images.",
     ]
 
 
