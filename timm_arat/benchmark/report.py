@@ -49,7 +49,7 @@ def main() -> None:
             if section == "memory":
                 plot_growth(result[section]["growth"], folder / "growth.png")
                 lines += ["", f"![Growth]({os.path.relpath(folder, document.parent)}/growth.png)"]
-            write_block(document, f"speed-{section}", [*lines, "", *_origin(result)])
+            write_block(document, f"speed-{section}", [*lines, "", *_origin(result, section)])
         if file.parent.resolve() != folder.resolve():
             shutil.copyfile(file, folder / file.name)
     print(f"{document}, {folder}")
@@ -149,11 +149,13 @@ def _memory(section: Json) -> list[str]:
     return _table(["shape", "textbook, MiB", "ours, MiB", "ours, checkpointing, MiB", "ratio", "checkpointing"], rows)
 
 
-def _origin(result: Json) -> list[str]:
+def _origin(result: Json, section: str) -> list[str]:
     """Where the numbers come from."""
     device = result["device"] or f"{result['cpu']}, {result['threads']} thread" + "s" * (result["threads"] > 1)
     versions = ", ".join(f"{name} {found}" for name, found in result["versions"].items())
-    return [f"Medians of {result['rounds']} rounds; {device}; {versions}; {result['date'][:10]}.", "",
+    # The others run each thing once, since it is long.
+    times = f"Medians of {result['rounds']} rounds" if section in ("step", "attack", "limit") else "One run of each"
+    return [f"{times}; {device}; {versions}; {result['date'][:10]}.", "",
             "```bash", f"python recipes/{result['command']}", "```"]  # fmt: skip
 
 
