@@ -25,7 +25,7 @@ class Options:
         pgd_limit: The same for clean and PGD.
         batch_size: Images a batch; random starts are drawn by batch.
         seed: Of the subsets and the attacks.
-        fast: Fold BatchNorms away: equal up to rounding. Without it, AutoAttack is bitwise the official package.
+        fast: Fold BatchNorms away: faster, equal up to rounding. Without it AutoAttack is bitwise the official package.
         output: The JSON to write; results.json in a run's folder, else MODEL.results.json here.
         device: Such as cuda or cpu; cuda if there is one.
     """
@@ -39,7 +39,7 @@ class Options:
     pgd_limit: int | None = None
     batch_size: int = 250
     seed: int = 0
-    fast: bool = True
+    fast: bool = False
     output: str | None = None
     device: str | None = None
 

@@ -46,7 +46,7 @@ def evaluate(
     pgd_limit: int | None = None,
     batch_size: int = 250,
     seed: int = 0,
-    fast: bool = True,
+    fast: bool = False,
     state: str | Path | None = None,
     indices: Iterable[int] | None = None,
     name: str | None = None,
