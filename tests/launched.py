@@ -23,11 +23,11 @@ def watch(self, epoch):
     """Before the epoch's end averages them, running statistics differ; gradients have made parameters agree."""
     assert self.accelerator.num_processes == int(processes), "the launcher started another number of processes"
     finish_epoch(self, epoch)
-    if not hasattr(self.method, "balance"):
-        return  # the twin, which only has to come through
+    if self.folder.name == "twin":
+        return  # which only has to come through
     seen["parameters"] = torch.cat([p.detach().double().flatten() for p in self.method.parameters()])
     seen["buffers"] = torch.cat([b.double().flatten() for n, b in self.method.named_buffers() if "running" in n])
-    seen["balance"] = float(self.method.balance)
+    seen["balance"] = float(getattr(self.method, "balance", 0))
     seen["threads"] = torch.get_num_threads()
     seen["rank"] = self.accelerator.process_index
     seen["noise"] = float(torch.rand(()))

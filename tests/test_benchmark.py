@@ -1,5 +1,6 @@
 """The benchmark runs, its textbook is the textbook, its numbers reach the document, and speed is not lost unnoticed."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from timm_arat import PGD
+from timm_arat import PGD, TRADES
 from timm_arat.benchmark import report
 from timm_arat.benchmark.__main__ import SECTIONS, Options, run
 from timm_arat.benchmark._shapes import QUICK, SHAPES, Shape, choose
 from timm_arat.benchmark._sides import make_step
-from timm_arat.benchmark._textbook import pgd
+from timm_arat.benchmark._textbook import pgd, trades
 from timm_arat.benchmark._timing import in_turn, ratio, summary
 from timm_arat.fold import folded
 from timm_arat.pixels import in_pixels
@@ -40,7 +41,7 @@ def test_every_section_is_in_the_json(result):
     for section in ("step", "limit", "memory"):
         assert set(found[section]["ratios"]) == set(QUICK)
         assert found[section]["geometric_mean"] > 0
-    assert set(found["step"]["methods"]) == {"madry"}
+    assert set(found["step"]["methods"]) == {"madry", "trades"}
     assert set(found["memory"]["growth"]) == {"batch", "steps", "model", "processes"}
     assert found["evaluation"]["disagree"] == []
     assert found["versions"]["torch"] == torch.__version__.split("+")[0] or found["versions"]["torch"]
@@ -85,15 +86,29 @@ def test_ratios_are_paired_and_summarised():
                              "geometric_mean": 4.0}  # fmt: skip
 
 
-def test_the_textbook_attack_and_ours_find_the_same_images():
+@pytest.mark.parametrize("loss", ["ce", "kl"])
+def test_the_textbook_attack_and_ours_find_the_same_images(loss):
     """In eval mode from the same start, but for signs of gradients near zero: the same computation is compared."""
     shape = Shape("resnet20_cifar", 16, 8)
-    net, attack, (x, y) = in_pixels(shape.build()).double().eval(), PGD(steps=3), shape.images()
+    net, attack, (x, y) = in_pixels(shape.build()).double().eval(), PGD(steps=3, loss=loss), shape.images()
     torch.manual_seed(0)
     theirs = pgd(net, x.double(), y, attack, "eval")
     torch.manual_seed(0)
     ours = attack(net.eval(), x.double(), y)
     assert ((ours - theirs).abs() < 1e-9).double().mean() > 0.999
+
+
+def test_the_textbook_s_trades_and_ours_have_the_same_loss():
+    """In eval mode from the same start."""
+    shape = Shape("resnet20_cifar", 16, 8)
+    method, (x, y) = TRADES(shape.build(), attack=PGD(steps=3, loss="kl")).double().train(), shape.images()
+    x = x.double()
+    torch.manual_seed(0)
+    theirs = trades(copy.deepcopy(method), x, y, "eval")  # its passes move the statistics that ours would attack
+    torch.manual_seed(0)
+    ours = method(x, y)
+    torch.testing.assert_close(ours["loss"], theirs, rtol=1e-6, atol=0)  # a sign of a zero gradient may differ
+    assert ours["kl"] > 0
 
 
 def test_a_step_is_faster_than_the_textbook_s():

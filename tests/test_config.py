@@ -371,6 +371,38 @@ def test_a_recipe_stands_on_its_base(tmp_path):
         get("ring.yaml")
 
 
+def test_a_method_keeps_its_own_default_whatever_name_stood_there_before(tmp_path, capsys):
+    """The objective of the attack: ce, but for TRADES kl; a run's config.yaml has it written out."""
+    from timm_arat import PGD
+    from timm_arat.engine.config import VARIANTS, TrainConfig
+    from timm_arat.methods import ARATConfig, TRADESConfig
+
+    def get(name, *words):
+        return read(TrainConfig, ["--config", str(name), *words], variants=VARIANTS, prog="x", description="").method
+
+    trades = TRADESConfig(PGD(eps=8 / 255, steps=3, loss="kl"))
+    assert get("cifar10_resnet20_trades") == get("cifar10_resnet20", "--method.name", "trades") == trades
+    assert get("cifar10_resnet20_trades", "--method.attack.loss", "ce").attack.loss == "ce"
+    capsys.readouterr()
+
+    written = tmp_path / "config.yaml"
+    written.write_text(dump(TrainConfig(method=ARATConfig(PGD(steps=3))), variants=VARIANTS))
+    (tmp_path / "high.yaml").write_text("base: config\nmethod: {name: trades}\n")
+    (tmp_path / "ce.yaml").write_text("base: config\nmethod: {name: trades, attack: {loss: ce}}\n")
+    assert get(written, "--method.name", "trades") == trades
+    assert "no method.weight, " in (said := capsys.readouterr().err)
+    assert said.endswith(": left out; the default method.attack.loss kl: taken\n")
+    assert get(tmp_path / "high.yaml") == trades
+    assert get(tmp_path / "ce.yaml").attack.loss == "ce"
+    assert get(written, "--method.name", "trades", "--method.attack.loss", "ce").attack.loss == "ce"
+    assert get(written, "--method.name", "madry").attack == PGD(steps=3)
+
+    written.write_text(dump(TrainConfig(method=replace(trades, attack=PGD(steps=3))), variants=VARIANTS))
+    assert get(written).attack.loss == "ce"  # the same name: what is written stands
+    written.write_text(dump(TrainConfig(method=trades), variants=VARIANTS))
+    assert get(written, "--method.name", "madry").attack.loss == "ce"
+
+
 def test_every_bundled_recipe_is_readable_and_survives_a_round_trip(tmp_path):
     from timm_arat.config import dump, recipes
     from timm_arat.engine.config import VARIANTS, TrainConfig

@@ -15,16 +15,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from timm_arat import PGD
+from timm_arat.config import read
 from timm_arat.data import DataConfig, load
 from timm_arat.engine import checkpoint
 from timm_arat.engine.average import Average, reestimate
 from timm_arat.engine.batches import SeededBatches, stack
-from timm_arat.engine.config import AverageConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainConfig
+from timm_arat.engine.config import VARIANTS, AverageConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainConfig
 from timm_arat.engine.log import Log
 from timm_arat.engine.loop import Interrupted, Loop
 from timm_arat.engine.prepare import build_model, build_optimizer, build_schedule, prepare
 from timm_arat.engine.train import train
-from timm_arat.methods import ARAT, ARATConfig, MadryConfig, StandardConfig
+from timm_arat.methods import ARAT, ARATConfig, MadryConfig, StandardConfig, TRADESConfig
 
 DATA = DataConfig(name="digits", in_chans=1, image_size=8, val_size=100, batch_size=128, eval_batch_size=200)
 MODEL = ModelConfig(name="resnet20_cifar", kwargs={"layers": [1, 1], "channels": [8, 16]})
@@ -87,6 +88,22 @@ def test_the_exported_model_is_the_main_branch_as_a_plain_timm_model(run):
     plain = {name: value for name, value in best.items() if "aux_bn" not in name}
     assert same(model.state_dict(), plain)
     assert len(best) > len(plain)
+
+
+def test_trades_trains_by_its_name_in_a_recipe(tmp_path):
+    words = f"--config digits --method.name trades --twin null --output {tmp_path / 'run'} --epochs 1 --threads 1 "
+    words += (
+        "--model.kwargs.channels [8,16] --method.attack.steps 1 --evaluation.val_steps 1 --evaluation.attacks [clean]"
+    )
+    config = read(TrainConfig, words.split(), variants=VARIANTS, prog="x", description="")
+    assert config.method == TRADESConfig(PGD(eps=0.15, steps=1, loss="kl"))
+    (result,) = train(config)
+    assert result.model == "resnet20_cifar trades"
+    (row,) = [json.loads(line) for line in (tmp_path / "run/summary.jsonl").read_text().splitlines()]
+    assert row["kl"] > 0 and row["zero_grad"] == 0
+    assert row["loss"] == pytest.approx(row["ce_clean"] + 6 * row["kl"], rel=1e-4)
+    exported = timm.create_model(f"local-dir:{tmp_path / 'run/model'}", pretrained=True)
+    assert same(exported.state_dict(), load_file(tmp_path / "run/weights/best.safetensors"))
 
 
 def test_a_second_run_in_the_same_folder_is_refused(run):

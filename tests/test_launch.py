@@ -29,11 +29,12 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), **(extra or {})}
 
 
-def test_two_processes_hold_the_same_weights_and_statistics(tmp_path):
+@pytest.mark.parametrize("method", ["arat", "trades"])
+def test_two_processes_hold_the_same_weights_and_statistics(tmp_path, method):
     found = launch(
         "--multi_gpu", "--num_processes", 2, "--main_process_port", 0,
         ROOT / "tests/launched.py", tmp_path, 2, "--output", tmp_path / "run",
-        *TINY, "--epochs", 2, "--twin.name", "standard",
+        *TINY, "--epochs", 2, "--method.name", method, "--twin.name", "standard",
         env={"ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
     assert found.returncode == 0, found.stderr[-2000:]

@@ -137,6 +137,7 @@ def test_public_names() -> None:
         "PGD",
         "Robustness",
         "Standard",
+        "TRADES",
         "convert_split_norm",
         "evaluate",
         "export",

@@ -1,12 +1,13 @@
-"""The invariance terms against hand-computed values; the stop-gradient by gradients that are exactly zero."""
+"""The loss terms against hand-computed values; the stop-gradient by gradients that are exactly zero."""
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from timm_arat.losses import stop_grad_cosine, symmetric_cosine
+from timm_arat.losses import prediction_divergence, stop_grad_cosine, symmetric_cosine
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 LOSSES = [stop_grad_cosine, symmetric_cosine]
@@ -83,3 +84,22 @@ def test_arguments_are_not_changed(loss: Loss) -> None:
     before = a.clone(), b.clone()
     loss(a, b)
     assert torch.equal(a, before[0]) and torch.equal(b, before[1])
+
+
+def test_the_divergence_is_the_hand_computed_one_with_the_clean_prediction_first() -> None:
+    p, q = torch.tensor([[0.5, 0.5], [0.25, 0.75]]).double(), torch.tensor([[0.25, 0.75], [0.25, 0.75]]).double()
+    expected = (0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2  # the second pair is equal
+    assert prediction_divergence(p.log() + 3, q.log()).item() == pytest.approx(expected, abs=1e-12)
+    assert prediction_divergence(p.log(), p.log()).item() == 0
+    far = torch.tensor([[200.0, 0.0]]), torch.tensor([[0.0, 200.0]])  # no logarithm of a rounded zero
+    assert prediction_divergence(*far).item() == pytest.approx(200)
+
+
+def test_both_predictions_of_the_divergence_have_their_gradient() -> None:
+    """By hand: p (log p/q - KL) to the clean logits, q - p to the adversarial ones, over N."""
+    z, z_adv = (torch.randn(4, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    prediction_divergence(z, z_adv).backward()
+    p, q = z.detach().softmax(1), z_adv.detach().softmax(1)
+    log = (p / q).log()
+    torch.testing.assert_close(z.grad, p * (log - (p * log).sum(1, keepdim=True)) / 4)
+    torch.testing.assert_close(z_adv.grad, (q - p) / 4)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from timm_arat import ARAT, PGD, Madry, Standard
+from timm_arat import ARAT, PGD, TRADES, Madry, Standard
 from timm_arat.methods import CONFIGS, ARATConfig, build
 from timm_arat.norm import is_split, norm_branch, split_norms
 from timm_arat.taps import tap
@@ -234,8 +234,8 @@ def test_the_balance_is_saved_with_the_weights():
 
 
 def test_the_warm_up_weakens_the_attack_of_early_epochs():
-    for kind in (ARAT, Madry):
-        method = kind(backbone(), attack=PGD(eps=0.2, steps=2, warmup_epochs=3))
+    for kind in (ARAT, Madry, TRADES):
+        method = kind(backbone(), attack=PGD(eps=0.2, steps=2, loss="kl", warmup_epochs=3))
         radii = []
         for epoch in range(5):
             method.begin_epoch(epoch, 0.5)

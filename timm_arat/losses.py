@@ -1,4 +1,4 @@
-"""Loss terms of ARAT as pure functions of tensors. N samples, K classes, D features."""
+"""Loss terms of the methods as pure functions of tensors. N samples, K classes, D features."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,3 +19,11 @@ def symmetric_cosine(a: Tensor, b: Tensor) -> Tensor:
     The naive siamese regulariser that ARAT argues against (arXiv:2402.14648, Eq. 3), kept for its ablation.
     """
     return (1 - F.cosine_similarity(a, b, dim=-1)).mean()
+
+
+def prediction_divergence(logits: Tensor, logits_adv: Tensor) -> Tensor:
+    """Mean of KL(p || p_adv) over samples, p = softmax(logits), gradient to both: NxK, NxK to a scalar, at least 0.
+
+    The regulariser of TRADES (arXiv:1901.08573, Alg. 1) as the authors' code has it: p is no constant.
+    """
+    return F.kl_div(logits_adv.log_softmax(-1), logits.log_softmax(-1), reduction="batchmean", log_target=True)

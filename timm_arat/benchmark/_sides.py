@@ -1,6 +1,7 @@
 """Our step and the textbook's: the same weights, the same batch, each with everything up to the optimizer's step."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -18,8 +19,9 @@ Step = Callable[[], None]
 def make_step(side: Side, method_name: str, shape: Shape, attack: PGD) -> Step:
     """One training step to be called again and again.
 
-    side: `textbook` attacks in train mode, as the published codes; `textbook_eval` in eval mode, as our default.
-        `ours` is the default, and ours_... with `mixed_precision: bf16` and `model.checkpointing: true` of a recipe.
+    side: `textbook` attacks in train mode, as the published codes but TRADES'; `textbook_eval` in eval mode, as our
+        default. `ours` is the default, and ours_... with `mixed_precision: bf16` and `model.checkpointing: true` of
+        a recipe.
     """
     method = _build(method_name, shape, attack)
     x, y = shape.images()
@@ -48,7 +50,9 @@ def make_step(side: Side, method_name: str, shape: Shape, attack: PGD) -> Step:
 
 def _build(name: str, shape: Shape, attack: PGD) -> Method:
     model = shape.build()
-    settings: dict[str, Any] = {"attack": attack}
+    config: Any = CONFIGS[name]()
+    # Each method's attack climbs its own objective.
+    settings: dict[str, Any] = {"attack": replace(attack, loss=config.attack.loss)}
     if name == "arat" and not any(True for _ in batch_norms(model)):
         settings["split_norm"] = "none"
-    return build(model, CONFIGS[name](**settings))
+    return build(model, replace(config, **settings))

@@ -1,7 +1,7 @@
 """The training steps as their papers read: contiguous images, fp32, attack by autograd.grad, hooks for features.
 
 What our methods are measured against, written once and plainly. Each takes the parts of our own method, so both sides
-have the same weights. `norm_mode` is that of the attack; train is what the published codes do.
+have the same weights. `norm_mode` is that of the attack; train is what the published codes do, but for TRADES'.
 """
 
 from collections.abc import Callable
@@ -13,20 +13,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import PGD
-from ..methods import ARAT, Madry, Method
+from ..methods import ARAT, TRADES, Madry, Method
 from ..norm import is_split, norm_branch
 
 NormMode = Literal["train", "eval"]
 
 
 def pgd(model: nn.Module, x: Tensor, y: Tensor, attack: PGD, norm_mode: NormMode) -> Tensor:
-    """Madry et al., arXiv:1706.06083, Eq. 2 of Sec. 2.1, from a uniform start."""
+    """Madry et al., arXiv:1706.06083, Eq. 2 of Sec. 2.1, from a uniform start; the objective is `attack.loss`.
+
+    For kl the clean prediction is taken once; TRADES' own code takes it anew, with its graph, at every step.
+    """
     model.train(norm_mode == "train")
+    if attack.loss == "kl":
+        with torch.no_grad():
+            p_clean = F.softmax(model(x), dim=1)
     eps, size = attack.radius, attack.step_length
     x_adv = (x + torch.empty_like(x).uniform_(-eps, eps)).clamp(0, 1)
     for _ in range(attack.steps):
         x_adv.requires_grad_()
-        loss = F.cross_entropy(model(x_adv), y, reduction="sum")
+        logits = model(x_adv)
+        if attack.loss == "kl":
+            loss = F.kl_div(F.log_softmax(logits, dim=1), p_clean, reduction="sum")
+        else:
+            loss = F.cross_entropy(logits, y, reduction="sum")
         (grad,) = torch.autograd.grad(loss, x_adv)
         x_adv = x_adv.detach() + size * grad.sign()
         x_adv = torch.min(torch.max(x_adv, x - eps), x + eps).clamp(0, 1)
@@ -59,9 +69,17 @@ def madry(method: Madry, x: Tensor, y: Tensor, norm_mode: NormMode) -> Tensor:
     return F.cross_entropy(method.pixels(x_adv), y)
 
 
+def trades(method: TRADES, x: Tensor, y: Tensor, norm_mode: NormMode) -> Tensor:
+    """The loss of TRADES (Zhang et al., arXiv:1901.08573, Alg. 1), whose authors attack in eval mode."""
+    x_adv = pgd(method.pixels, x, y, method.attack, norm_mode)
+    logits_clean, logits_adv = method.pixels(x), method.pixels(x_adv)
+    kl = F.kl_div(F.log_softmax(logits_adv, dim=1), F.softmax(logits_clean, dim=1), reduction="batchmean")
+    return F.cross_entropy(logits_clean, y) + method.config.beta * kl
+
+
 def _branch(method: Method, branch: Literal["main", "aux"]) -> AbstractContextManager[object]:
     return norm_branch(method.model, branch) if is_split(method.model) else nullcontext()
 
 
 # By the name of the method in a recipe. A method whose textbook stands here is measured; one more is one row more.
-TEXTBOOK: dict[str, Callable[..., Tensor]] = {"arat": arat, "madry": madry}
+TEXTBOOK: dict[str, Callable[..., Tensor]] = {"arat": arat, "madry": madry, "trades": trades}

@@ -37,7 +37,8 @@ def read(
             a YAML may stand on another, `base: NAME`. The rest are `--dotted.field value`, which win over the YAML.
             `--help` prints and exits.
         variants: For a field of `root`, names and the dataclass each stands for, in YAML `field: {name: ...}`. Changing
-            the name on the command line keeps those YAML settings that the new one has too, and prints the others.
+            the name, on the command line or in a YAML on its base, keeps those settings below that the new one has too,
+            but for a default of the old one where the new one has another; the command line prints what it leaves out.
         default: The recipe read when there is no `--config`; None starts from the defaults of `root`.
         positional: The field that a bare first word sets.
 
@@ -63,12 +64,10 @@ def read(
     for group in groups:
         names[group.field] = name = group.choose(written + given)
         table |= group.options(name)
-        if name != (before := group.choose(written, strict=False)):
-            dropped = [setting for setting in written if setting.key in group.options(before).keys() - table.keys()]
+        if dropped := _lost(written, group, group.choose(written, strict=False), name):
             written = [setting for setting in written if setting not in dropped]
-            if dropped and name and is_main_process():
-                keys = ", ".join(setting.key for setting in dropped)
-                print(f"{prog}: {group.field} is {name!r} now, which has no {keys}: left out", file=sys.stderr)
+            if name and is_main_process():
+                print(f"{prog}: {group.field} is {name!r} now, which has {_instead(dropped, table)}", file=sys.stderr)
 
     values = {key: option.default for key, option in table.items()}
     for setting in written + given:
@@ -102,12 +101,45 @@ def dump(config: Any, *, variants: Variants) -> str:
 
 
 def _stacked(below: list[Setting], above: list[Setting], groups: Sequence[Variant]) -> list[Setting]:
-    """A recipe on its base; where it chooses another variant, what only the base's variant has goes with that."""
+    """A recipe on its base; where it chooses another variant, what is only the base's variant's goes with that."""
     for group in groups:
-        before, now = group.choose(below, strict=False), group.choose([*below, *above], strict=False)
-        lost = group.options(before).keys() - group.options(now).keys()
-        below = [setting for setting in below if setting.key not in lost]
+        lost = _lost(below, group, group.choose(below, strict=False), group.choose([*below, *above], strict=False))
+        below = [setting for setting in below if setting not in lost]
     return below + above
+
+
+def _lost(settings: Sequence[Setting], group: Variant, before: str | None, now: str | None) -> list[Setting]:
+    """Those of `settings` that go when the variant `before` becomes `now`.
+
+    Also a default of `before` where `now` has another: a run's config.yaml, from `dump`, has every default written out.
+    """
+    old, new = group.options(before), group.options(now)
+
+    def goes(setting: Setting) -> bool:
+        if before == now or setting.key not in old:
+            return False
+        option = old[setting.key]
+        if setting.key not in new:
+            return True
+        return option.default != new[setting.key].default and _is_default(option, setting)
+
+    return [setting for setting in settings if goes(setting)]
+
+
+def _is_default(option: Option, setting: Setting) -> bool:
+    try:
+        return bool(_value(option, setting) == option.default)
+    except ValueError:
+        return False  # reported where it is read
+
+
+def _instead(lost: Sequence[Setting], table: Mapping[str, Option]) -> str:
+    """What the variant that `table` is of has in the place of `lost`."""
+    keys = list(dict.fromkeys(setting.key for setting in lost))
+    unknown = ", ".join(key for key in keys if key not in table)
+    changed = ", ".join(f"{key} {table[key].default}" for key in keys if key in table)
+    said = [f"no {unknown}: left out"] if unknown else []
+    return "; ".join([*said, f"the default {changed}: taken"] if changed else said)
 
 
 def _assign(

@@ -136,7 +136,7 @@ class TrainConfig:
     Attributes:
         data: Data set, splits, augmentation.
         model: Backbone.
-        method: Training method; `method.name` is one of arat, madry, standard.
+        method: Training method; `method.name` is one of arat, madry, standard, trades.
         optimizer: Optimizer and schedule.
         average: Average of the weights.
         evaluation: Validation and the final test.

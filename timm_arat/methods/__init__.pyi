@@ -5,5 +5,7 @@ from .configs import CONFIGS as CONFIGS
 from .configs import ARATConfig as ARATConfig
 from .configs import MadryConfig as MadryConfig
 from .configs import StandardConfig as StandardConfig
+from .configs import TRADESConfig as TRADESConfig
 from .madry import Madry as Madry
 from .standard import Standard as Standard
+from .trades import TRADES as TRADES

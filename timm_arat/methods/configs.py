@@ -84,5 +84,28 @@ _CHOICES = {
 }
 
 
+@dataclass(frozen=True)
+class TRADESConfig:
+    """TRADES: cross-entropy on clean images, and a pull that holds the prediction still within the ball.
+
+    Attributes:
+        attack: The attack on the training images. The method's own climbs the divergence of the predictions; one that
+            is given in Python says so itself, by loss='kl', or climbs the cross-entropy.
+        beta: Weight of that divergence (1/lambda of the paper; the authors' code: 6).
+    """
+
+    attack: PGD = field(default_factory=lambda: PGD(loss="kl"))
+    beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        if not self.beta >= 0:
+            raise ValueError(f"beta={self.beta} is not at least 0")
+
+
 # The names of `method.name` in a recipe; `methods.build` knows their modules.
-CONFIGS: dict[str, type] = {"arat": ARATConfig, "madry": MadryConfig, "standard": StandardConfig}
+CONFIGS: dict[str, type] = {
+    "arat": ARATConfig,
+    "madry": MadryConfig,
+    "standard": StandardConfig,
+    "trades": TRADESConfig,
+}
