@@ -701,6 +701,7 @@ def test_attention_bias_caches_do_not_outlive_the_attack(name: str, train: bool)
         ({"steps": 0}, r"steps=0 is not at least 1"),
         ({"restarts": 0}, r"restarts=0 is not at least 1"),
         ({"warmup_epochs": -1}, r"warmup_epochs=-1 is not at least 0"),
+        ({"progressive_epochs": -1}, r"progressive_epochs=-1 is not at least 0"),
         ({"norm_mode": "test"}, r"norm_mode='test' is not one of eval, batch, train"),
         ({"loss": "dlr"}, r"loss='dlr' is not one of ce, kl"),
         ({"loss": "kl", "targeted": True}, r"loss='kl' has no target class"),
@@ -725,6 +726,24 @@ def test_is_a_frozen_value() -> None:
     with pytest.raises(AttributeError):
         PGD().steps = 3  # type: ignore[misc]
     assert eval(repr(PGD(steps=3))) == PGD(steps=3)
+
+
+def test_progressive_steps_rise_from_one_and_the_default_step_size_follows():
+    attack = PGD(eps=0.1, steps=7, progressive_epochs=3)
+    epochs = [attack.at_epoch(epoch) for epoch in range(5)]
+    assert [each.steps for each in epochs] == [1, 3, 5, 7, 7]
+    assert [each.step_length for each in epochs] == [
+        0.1,
+        pytest.approx(0.25 / 3),
+        *[pytest.approx(0.25 / n) for n in (5, 7, 7)],
+    ]
+    assert attack.at_epoch(3) is attack
+    given = PGD(eps=0.1, steps=7, step_size=0.02, progressive_epochs=3)
+    assert [given.at_epoch(epoch).step_length for epoch in range(4)] == [0.02] * 4
+    both = PGD(eps=0.1, steps=7, progressive_epochs=3, warmup_epochs=1)
+    assert [both.at_epoch(epoch).steps for epoch in range(4)] == [1, 3, 5, 7]
+    assert both.at_epoch(0).radius == both.at_epoch(0).step_length == pytest.approx(0.05)
+    assert both.at_epoch(1).radius == 0.1
 
 
 def test_warm_up_raises_eps_and_the_step_linearly() -> None:

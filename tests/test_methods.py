@@ -145,12 +145,11 @@ def test_main_statistics_move_once_by_adversarial_images_and_aux_once_by_clean_o
     handle = method.model.conv1.register_forward_hook(lambda *a: inputs.append(a[2].detach()))
     step(method, x, y)
     handle.remove()
-    joint = inputs[-1]
-    assert len(joint) == 2 * len(x)
     norm = method.model.bn1
-    for branch, half in ((norm, joint[: len(x)]), (norm.aux_bn[0], joint[len(x) :])):
+    clean, adversarial = inputs[-2:]
+    for branch, seen in ((norm, adversarial), (norm.aux_bn[0], clean)):
         assert int(branch.num_batches_tracked) == 1
-        torch.testing.assert_close(branch.running_mean, 0.1 * half.mean((0, 2, 3)))
+        torch.testing.assert_close(branch.running_mean, 0.1 * seen.mean((0, 2, 3)))
     assert not torch.equal(norm.running_mean, norm.aux_bn[0].running_mean)
 
 
@@ -160,17 +159,17 @@ def test_noisy_clean_reproduces_the_official_aliasing():
     method = ARAT(backbone(), attack=PGD(eps=0.1, steps=8, step_size=0.03), noisy_clean=True)
     seen = []
     handle = method.model.register_forward_pre_hook(lambda m, a: seen.append(a[0].detach()))
-    joint = []
+    passed = []
     original = method.model.forward_intermediates
 
     def watch(images, **kwargs):
-        joint.append(images.detach())
+        passed.append(images.detach())
         return original(images, **kwargs)
 
     method.model.forward_intermediates = watch
     step(method, x, y)
     handle.remove()
-    x_adv, noisy = joint[-1].chunk(2)
+    noisy, x_adv = passed[-2:]
     torch.testing.assert_close(seen[0], noisy)  # no random start inside the ball
     assert float((noisy - x).abs().max()) <= 0.1 + 1e-6
     assert float(noisy.min()) < 0 and float(noisy.max()) > 1
@@ -312,7 +311,7 @@ def test_the_attack_sees_main_and_clean_logits_come_from_aux():
     handle = norm.register_forward_pre_hook(lambda m, a: seen.append(m.branch))
     step(method, x, y)
     handle.remove()
-    assert seen == ["main"] * ATTACK.steps + ["both"] and norm.branch == "main"
+    assert seen == ["main"] * ATTACK.steps + ["aux", "main"] and norm.branch == "main"
 
 
 def test_without_split_norms_both_kinds_of_image_share_one_joint_batch():
@@ -415,11 +414,11 @@ def test_pretrained_normalisation_is_inside_and_the_attack_stays_in_pixels():
     method = ARAT(backbone("test_resnet"), attack=PGD(eps=0.1, steps=1))
     inputs = []
     method.pixels.register_forward_pre_hook(lambda m, a: inputs.append(a[0].detach()))
-    joint = []
-    method.model.conv1.register_forward_pre_hook(lambda m, a: joint.append(a[0].detach()))
+    passed = []
+    method.model.conv1.register_forward_pre_hook(lambda m, a: passed.append(a[0].detach()))
     step(method, x, y)
     assert all(0 <= i.min() and i.max() <= 1 for i in inputs)
-    x_adv, clean = (joint[-1] * method.pixels.std + method.pixels.mean).chunk(2)
+    clean, x_adv = (images * method.pixels.std + method.pixels.mean for images in passed[-2:])
     torch.testing.assert_close(clean, x)
     assert (x_adv - x).abs().max() <= 0.1 + 1e-5
 

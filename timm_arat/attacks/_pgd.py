@@ -33,6 +33,8 @@ class PGD:
             statistics of the batch, nothing is updated. train: train mode with updates (as the official ARAT code).
             Other layers are in eval mode for eval and batch.
         warmup_epochs: Epochs over which training raises eps (and the step) linearly to its value.
+        progressive_epochs: Epochs over which training raises the number of steps linearly from 1 to `steps` (progressive
+            or curriculum adversarial training; cf. arXiv:1805.04807). A step size that is not given follows it.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -49,6 +51,7 @@ class PGD:
     loss: Literal["ce", "kl"] = "ce"
     norm_mode: Literal["eval", "batch", "train"] = "eval"
     warmup_epochs: int = 0
+    progressive_epochs: int = 0
 
     def __post_init__(self) -> None:
         if self.norm not in ("linf", "l2", "l1"):
@@ -66,8 +69,9 @@ class PGD:
         for name in ("steps", "restarts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not at least 1")
-        if self.warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs={self.warmup_epochs} is not at least 0")
+        for name in ("warmup_epochs", "progressive_epochs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} is not at least 0")
         if self.norm_mode not in ("eval", "batch", "train"):
             raise ValueError(f"norm_mode={self.norm_mode!r} is not one of eval, batch, train")
         if self.loss not in ("ce", "kl"):
@@ -89,11 +93,14 @@ class PGD:
         return self.step_size if self.step_size is not None else min(2.5 * self.radius / self.steps, self.radius)
 
     def at_epoch(self, epoch: int) -> "PGD":
-        """The attack of training epoch `epoch`, counted from 0: weaker during the warm-up, itself afterwards."""
-        if epoch >= self.warmup_epochs:
-            return self
-        share = (epoch + 1) / (self.warmup_epochs + 1)
-        return replace(self, eps=share * self.radius, step_size=share * self.step_length)
+        """The attack of training epoch `epoch`, counted from 0: weaker in the epochs of a warm-up, itself afterwards."""
+        attack = self
+        if epoch < self.progressive_epochs:
+            attack = replace(attack, steps=1 + (self.steps - 1) * epoch // self.progressive_epochs)
+        if epoch < self.warmup_epochs:
+            share = (epoch + 1) / (self.warmup_epochs + 1)
+            attack = replace(attack, eps=share * self.radius, step_size=share * attack.step_length)
+        return attack
 
     def __call__(self, model: "nn.Module", x: "Tensor", y: "Tensor") -> "Tensor":
         """Adversarial images for `x` (NxCxHxW in [0, 1], classes `y` N); `model` takes [0, 1], see `in_pixels`."""

@@ -13,6 +13,7 @@ from ..losses import stop_grad_cosine, symmetric_cosine
 from ..norm import check_split_norm, convert_split_norm, norm_branch
 from ..taps import paper_layers, tap, tap_dims
 from ._base import Method, accuracy, precise
+from ._early import differentiate_early
 from .configs import ARATConfig
 
 
@@ -65,17 +66,23 @@ class ARAT(Method):
         if self.config.noisy_clean:
             x = x + torch.empty_like(x).uniform_(-self.attack.radius, self.attack.radius)
         found = self._perturb(x, y)
-        with self._branch("both"):
-            logits, features = tap(self.model, self.pixels.normalize(torch.cat([found.x_adv, x])), self.layers)
-        logits_adv, logits_clean = precise(logits).chunk(2)  # NxK each
-
-        ce_adv, ce_clean = F.cross_entropy(logits_adv, y), F.cross_entropy(logits_clean, y)
-        invariance = torch.stack([self._distance(i, *precise(f).chunk(2)) for i, f in enumerate(features.values())])
-        if self.config.auto_balance:
-            loss = self.balance * ce_adv + (1 - self.balance) * ce_clean
+        weight_adv, weight_clean = (self.balance, 1 - self.balance) if self.config.auto_balance else (1, 1)
+        if self._separable:
+            # With the clean features standing still, in norms of their own, nothing of the clean pass is needed for
+            # the adversarial gradients: half the activations, and no joint batch for the norms to take apart.
+            logits_clean, z = self._pass(x, "aux")
+            ce_clean = F.cross_entropy(logits_clean, y)
+            loss_clean = differentiate_early(weight_clean * ce_clean, self.parameters())
+            logits_adv, z_adv = self._pass(found.x_adv, "main")
         else:
-            loss = ce_adv + ce_clean
-        loss = loss + self.config.weight * invariance.mean()
+            logits, joint = self._pass(torch.cat([found.x_adv, x]), "both")
+            logits_adv, logits_clean = logits.chunk(2)
+            z_adv, z = ([feature.chunk(2)[half] for feature in joint] for half in (0, 1))
+            ce_clean = F.cross_entropy(logits_clean, y)
+            loss_clean = weight_clean * ce_clean
+        ce_adv = F.cross_entropy(logits_adv, y)
+        invariance = torch.stack([self._distance(i, *pair) for i, pair in enumerate(zip(z_adv, z, strict=True))])
+        loss = weight_adv * ce_adv + loss_clean + self.config.weight * invariance.mean()
         return {
             "loss": loss,
             "output": logits_adv,
@@ -87,6 +94,17 @@ class ARAT(Method):
             "acc_clean": accuracy(logits_clean, y),
             "zero_grad": found.zero_grad.float().mean(),
         }
+
+    @property
+    def _separable(self) -> bool:
+        """Whether the adversarial images' gradients ask nothing of the clean images but their features' values."""
+        return self.config.anchor == "clean" and self.config.split_norm != "none"
+
+    def _pass(self, x: Tensor, branch: Literal["main", "aux", "both"]) -> tuple[Tensor, list[Tensor]]:
+        """Logits NxK and features NxC of every layer, in float32."""
+        with self._branch(branch):
+            logits, features = tap(self.model, self.pixels.normalize(x), self.layers)
+        return precise(logits), [precise(feature) for feature in features.values()]
 
     def _perturb(self, x: Tensor, y: Tensor) -> Any:
         with self._branch("main"):
