@@ -72,7 +72,7 @@ def test_every_shape_builds_the_same_weights_at_every_call():
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize("side", ["ours", "ours_bf16", "ours_checkpointing", "textbook", "textbook_eval"])
+@pytest.mark.parametrize("side", ["ours", "ours_float32", "ours_checkpointing", "textbook", "textbook_eval"])
 @pytest.mark.parametrize("name", ["wide_resnet16_4", "convnext_femto", "efficientnet_b0"])
 def test_every_side_steps_on_every_kind_of_shape(name, side):
     make_step(side, "arat", replace(SHAPES[name], size=32, batch=2), PGD(steps=1))()

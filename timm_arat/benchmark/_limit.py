@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..attacks import PGD
 from ._shapes import Shape
-from ._sides import Step, make_step
+from ._sides import Side, Step, as_trained, make_step
 from ._step import STEPS
 from ._timing import in_turn, medians, ratio, summary
 
@@ -32,35 +32,35 @@ class _Conv:
 
 
 def measure(shapes: Mapping[str, Shape], rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """`ratios`: how many times longer our ARAT step takes than its convolutions alone."""
-    ratios, details = {}, {}
+    """`ratios`: how many times longer our ARAT step takes than its convolutions alone; `float32`: likewise there."""
+    ratios: dict[Side, dict[str, dict[str, float]]] = {"ours": {}, "ours_float32": {}}
+    details = {}
     for key, shape in shapes.items():
-        sides = {"ours": make_step("ours", "arat", shape, PGD(steps=STEPS)), "convolutions": _convolutions(shape)}
-        seconds = in_turn(sides, rounds)
-        ratios[key] = ratio(seconds, "ours", "convolutions")
+        steps: dict[str, Step] = {side: make_step(side, "arat", shape, PGD(steps=STEPS)) for side in ratios}
+        alone: dict[str, Step] = {f"convolutions of {side}": _convolutions(side, shape) for side in ratios}
+        seconds = in_turn(steps | alone, rounds)
+        for side, each in ratios.items():
+            each[key] = ratio(seconds, side, f"convolutions of {side}")
         details[key] = {"seconds": medians(seconds)}
-        say(f"limit {key}: our step is {ratios[key]['median']:.2f}x its convolutions")
-    return summary(ratios) | {"shapes": details}
+        middle = {side: each[key]["median"] for side, each in ratios.items()}
+        say(f"limit {key}: {middle['ours']:.2f}x, in float32 {middle['ours_float32']:.2f}x")
+    return summary(ratios["ours"]) | {"float32": summary(ratios["ours_float32"]), "shapes": details}
 
 
-def _convolutions(shape: Shape) -> Step:
-    """Of a step: each of the attack's passes, forward and to the input; the joint pass of twice the batch, and to
-    the weights too. The first layer needs no gradient to the images in the joint pass."""
-    x, _ = shape.images()
-    attack, joint = _record(shape, x), _record(shape, torch.cat([x, x]))
-    attack_grads, joint_grads = ([torch.randn_like(conv.forward()) for conv in each] for each in (attack, joint))
+def _convolutions(side: Side, shape: Shape) -> Step:
+    """Of a step: each of the attack's passes, forward and to the input; the clean and the adversarial pass, to the
+    weights too, where the first layer needs no gradient to the images."""
+    convs = _record(side, shape)
+    grads = [torch.randn_like(conv.forward()) for conv in convs]
 
     def run() -> None:
         with torch.no_grad():
-            for _ in range(STEPS):
-                for conv in attack:
+            for number in range(STEPS + 2):
+                trains = number >= STEPS
+                for conv in convs:
                     conv.forward()
-                for conv, grad in zip(attack, attack_grads, strict=True):
-                    conv.backward(grad, to_input=True, to_weight=False)
-            for conv in joint:
-                conv.forward()
-            for number, (conv, grad) in enumerate(zip(joint, joint_grads, strict=True)):
-                conv.backward(grad, to_input=number > 0, to_weight=True)
+                for place, (conv, grad) in enumerate(zip(convs, grads, strict=True)):
+                    conv.backward(grad, to_input=place > 0 or not trains, to_weight=trains)
 
     return run
 
@@ -80,10 +80,12 @@ class _Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _record(shape: Shape, x: Tensor) -> list[_Conv]:
-    """The convolutions of one pass, in their order."""
+def _record(side: Side, shape: Shape) -> list[_Conv]:
+    """The convolutions of one pass, in their order and precision."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    x, _ = shape.images()
     model = shape.build().to(device).eval()
-    with torch.no_grad(), _Recorder() as recorder:
-        model(x.to(device))
+    model, x, precision = as_trained(model, x.to(device), "no" if side == "ours_float32" else "auto")
+    with torch.no_grad(), precision, _Recorder() as recorder:
+        model(x)
     return recorder.found

@@ -1,27 +1,31 @@
 """Our step and the textbook's: the same weights, the same batch, each with everything up to the optimizer's step."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from ..attacks import PGD
+from ..engine.precision import keep_depthwise_in_float32, resolve_precision
 from ..methods import CONFIGS, Method, build
 from ..norm import batch_norms
 from ._shapes import Shape
 from ._textbook import TEXTBOOK
 
-Side = Literal["ours", "ours_bf16", "ours_checkpointing", "textbook", "textbook_eval"]
+Side = Literal["ours", "ours_float32", "ours_checkpointing", "textbook", "textbook_eval"]
 Step = Callable[[], None]
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def make_step(side: Side, method_name: str, shape: Shape, attack: PGD) -> Step:
     """One training step to be called again and again.
 
     side: `textbook` attacks in train mode, as the published codes but TRADES'; `textbook_eval` in eval mode, as our
-        default. `ours` is the default, and ours_... with `mixed_precision: bf16` and `model.checkpointing: true` of
-        a recipe.
+        default. `ours` is a recipe's default, ours_float32 with `mixed_precision: no`, and ours_checkpointing with
+        `model.checkpointing: true`.
     """
     method = _build(method_name, shape, attack)
     x, y = shape.images()
@@ -29,15 +33,15 @@ def make_step(side: Side, method_name: str, shape: Shape, attack: PGD) -> Step:
     method, x, y = method.to(device).train(), x.to(device), y.to(device)
     if side == "ours_checkpointing":
         method.model.set_grad_checkpointing(True)  # type: ignore[operator]  # timm's protocol
-    if side.startswith("ours"):  # as the engine does
-        method = method.to(memory_format=torch.channels_last)
-        x = x.contiguous(memory_format=torch.channels_last)
+    precision: AbstractContextManager[Any] = nullcontext()
+    if side.startswith("ours"):
+        method, x, precision = as_trained(method, x, "no" if side == "ours_float32" else "auto")
     # A learning rate at which random labels do no harm however often it steps.
     optimizer = torch.optim.SGD(method.parameters(), 1e-5, momentum=0.9, weight_decay=5e-4)
 
     def step() -> None:
         if side.startswith("ours"):
-            with torch.autocast(device.type, torch.bfloat16, enabled=side == "ours_bf16"):
+            with precision:
                 loss = method(x, y)["loss"]
         else:
             loss = TEXTBOOK[method_name](method, x, y, "train" if side == "textbook" else "eval")
@@ -46,6 +50,18 @@ def make_step(side: Side, method_name: str, shape: Shape, attack: PGD) -> Step:
         optimizer.zero_grad()
 
     return step
+
+
+def as_trained(
+    network: Net, x: Tensor, mixed_precision: Literal["auto", "no"]
+) -> tuple[Net, Tensor, AbstractContextManager[Any]]:
+    """Network and images in the layout, and the autocast, in which the engine runs them."""
+    half = resolve_precision(mixed_precision, x.device) != "no"
+    if half and x.device.type == "cpu":
+        keep_depthwise_in_float32(network)
+    network = network.to(memory_format=torch.channels_last)
+    precision = torch.autocast(x.device.type, torch.bfloat16, enabled=half)
+    return network, x.contiguous(memory_format=torch.channels_last), precision
 
 
 def _build(name: str, shape: Shape, attack: PGD) -> Method:

@@ -72,24 +72,15 @@ def _step(section: Json) -> list[str]:
                 shape,
                 f"{facts['size']}",
                 f"{facts['batch']}",
-                *(f"{facts['seconds'][side]:.3f}" for side in ("textbook", "textbook_eval", "ours", "ours_bf16")),
-                _times(each, shape),
-                _times(each["same_norm_mode"], shape),
-                _times(each["bf16"], shape),
+                *(f"{facts['seconds'][side]:.3f}" for side in ("textbook", "textbook_eval", "ours", "ours_float32")),
+                *(_times(part, shape) for part in (each, each["float32"], each["same_norm_mode"])),
             ]
             for shape, facts in each["shapes"].items()
         ]
-        mean = [f"**{part['geometric_mean']:.2f}**" for part in (each, each["same_norm_mode"], each["bf16"])]
-        head = [
-            "shape",
-            "pixels",
-            "batch",
-            "textbook, s",
-            "textbook, attack in eval mode, s",
-            "ours, s",
-            "ours, bf16, s",
-        ]
-        head += ["default against default", "both attack in eval mode", "ours in bf16"]
+        mean = [f"**{part['geometric_mean']:.2f}**" for part in (each, each["float32"], each["same_norm_mode"])]
+        head = ["shape", "pixels", "batch"]
+        head += ["textbook, s", "textbook, attack in eval mode, s", "ours, s", "ours in float32, s"]
+        head += ["default against default", "both in float32", "both in float32, attack in eval mode"]
         lines += ["", f"{name}:", "", *_table(head, [*rows, ["geometric mean", *[""] * 6, *mean]])]
     return lines[1:]
 
@@ -97,12 +88,15 @@ def _step(section: Json) -> list[str]:
 def _attack(section: Json) -> list[str]:
     sides = list(dict.fromkeys(side for facts in section["shapes"].values() for side in facts["examples_per_second"]))
     rows = []
+    parts = section, section["float32"]
     for shape, facts in section["shapes"].items():
         speeds = [f"{facts['examples_per_second'].get(side, float('nan')):.1f}" for side in sides]
-        rows.append([shape, *speeds, _times(section, shape) if shape in section["ratios"] else "-"])
+        measured = shape in section["ratios"]
+        rows.append([shape, *speeds, *(_times(part, shape) if measured else "-" for part in parts)])
     if section["geometric_mean"]:
-        rows.append(["geometric mean", *[""] * len(sides), f"**{section['geometric_mean']:.2f}**"])
-    table = _table(["shape", *(f"{side}, images/s" for side in sides), "over the fastest library"], rows)
+        rows.append(["geometric mean", *[""] * len(sides), *(f"**{part['geometric_mean']:.2f}**" for part in parts)])
+    heads = ["over the fastest library", "in float32"]
+    table = _table(["shape", *(f"{side}, images/s" for side in sides), *heads], rows)
     return [*table, "", f"With all libraries: `{section['with_all']} --only attack`."]
 
 
@@ -126,12 +120,18 @@ def _evaluation(section: Json) -> list[str]:
 
 
 def _limit(section: Json) -> list[str]:
+    parts = {"ours": section, "ours_float32": section["float32"]}
     rows = [
-        [shape, *(f"{facts['seconds'][side]:.3f}" for side in ("convolutions", "ours")), _times(section, shape)]
+        [
+            shape,
+            *(f"{facts['seconds'][f'{kind}{side}']:.3f}" for side in parts for kind in ("convolutions of ", "")),
+            *(_times(part, shape) for part in parts.values()),
+        ]
         for shape, facts in section["shapes"].items()
     ]
-    rows.append(["geometric mean", "", "", f"**{section['geometric_mean']:.2f}**"])
-    return _table(["shape", "convolutions alone, s", "our step, s", "ratio"], rows)
+    rows.append(["geometric mean", *[""] * 4, *(f"**{part['geometric_mean']:.2f}**" for part in parts.values())])
+    head = ["shape", "convolutions, s", "our step, s", "convolutions in float32, s", "our step in float32, s"]
+    return _table([*head, "ratio", "in float32"], rows)
 
 
 def _memory(section: Json) -> list[str]:

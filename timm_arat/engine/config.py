@@ -145,7 +145,8 @@ class TrainConfig:
         seed: Of everything random.
         output: The run's folder; runs/DATE-TIME-METHOD-MODEL if not given.
         resume: Go on from the newest checkpoint in `output`.
-        mixed_precision: no, bf16 or fp16; what `accelerate launch` says if not given.
+        mixed_precision: no, bf16 or fp16; auto is what `accelerate launch` was told, or else bf16 where the device has
+            it in hardware. Evaluation is in float32 in any case.
         compile: Compile the backbone in training steps: off; on; auto, in runs of at least 10,000 steps. Without a
             C++ compiler it runs as it is, and says so.
         threads: CPU threads a process; cores / local processes if not given, when training runs on the CPU.
@@ -168,7 +169,7 @@ class TrainConfig:
     seed: int = 0
     output: str | None = None
     resume: bool = False
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     compile: Literal["off", "auto", "on"] = "off"
     threads: int | None = None
     balance_images: Literal["plain", "augmented"] = "plain"

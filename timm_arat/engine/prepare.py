@@ -9,7 +9,7 @@ from typing import Any
 
 import timm
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
@@ -23,6 +23,7 @@ from ..models import WeightsNotFoundError
 from .average import Average
 from .batches import SeededBatches, stack
 from .config import TrainConfig
+from .precision import keep_depthwise_in_float32, resolve_precision
 
 
 @dataclass
@@ -56,6 +57,8 @@ def prepare(config: TrainConfig, folder: Path) -> Session:
     if config.model.freeze_norms != "none":
         frozen = config.model.freeze_norms
         method.freeze_norms(("main", "aux") if frozen == "both" else (frozen,))
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision != "no":
+        keep_depthwise_in_float32(method)
     method = method.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     assert data.train is not None
@@ -95,7 +98,7 @@ def start(config: TrainConfig, folder: Path) -> Accelerator:
     # torch 2.15 has another name for it, which torch 2.6 does not know.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
     accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
+        mixed_precision=resolve_precision(config.mixed_precision, PartialState().device),
         gradient_accumulation_steps=config.optimizer.accumulate,
         log_with=list(config.trackers) or None,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "trackers")),
