@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from timm_arat import ARAT, PGD, models  # noqa: F401  # registers the backbones
-from timm_arat.methods._early import differentiate_early
+from timm_arat.methods._early import Early
 from timm_arat.norm import norm_branch
 
 
@@ -22,8 +22,8 @@ def losses(net, early):
     torch.manual_seed(1)
     x, x_adv, y = torch.rand(5, 6).double(), torch.rand(5, 6).double(), torch.randint(4, (5,))
     first = F.cross_entropy(net(x), y)
-    first = differentiate_early(first, net.parameters()) if early else first
-    return first + 3 * F.cross_entropy(net(x_adv), y)
+    early = Early(first, net.parameters()) if early else None
+    return 3 * F.cross_entropy(net(x_adv), y) + (first if early is None else early.term())
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25])
@@ -42,13 +42,13 @@ def test_the_gradients_are_those_of_the_sum(scale):
 def test_a_parameter_that_is_frozen_or_unused_gets_no_gradient():
     net, unused = network(), nn.Parameter(torch.ones(3))
     net[0].requires_grad_(False)
-    differentiate_early(net(torch.rand(2, 6).double()).sum(), [*net.parameters(), unused]).backward()
+    Early(net(torch.rand(2, 6).double()).sum(), [*net.parameters(), unused]).term().backward()
     assert unused.grad is None and net[0].weight.grad is None and net[2].weight.grad is not None
 
 
 def test_two_parameters_with_one_gradient_are_scaled_once_each():
     a, b = (nn.Parameter(torch.ones(3)) for _ in range(2))
-    (2 * differentiate_early((a + b).sum(), [a, b])).backward()
+    (2 * Early((a + b).sum(), [a, b]).term()).backward()
     assert a.grad.tolist() == b.grad.tolist() == [2, 2, 2]
 
 
@@ -56,10 +56,10 @@ def test_without_gradients_and_under_fp16_the_loss_comes_back_as_it_is():
     net = network().float()
     with torch.no_grad():
         loss = net(torch.rand(2, 6)).sum()
-        assert differentiate_early(loss, net.parameters()) is loss
+        assert Early(loss, net.parameters()).term() is loss
     with torch.autocast("cpu", torch.float16):
         loss = net(torch.rand(2, 6)).float().sum()
-        assert differentiate_early(loss, net.parameters()) is loss
+        assert Early(loss, net.parameters()).term() is loss
 
 
 def reference(method, x, x_adv, y):

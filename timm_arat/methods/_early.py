@@ -7,26 +7,37 @@ import torch
 from torch import Tensor, nn
 
 
-def differentiate_early(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
-    """`loss`, whose activations are free from here on: its gradients are taken now and handed out by `backward`.
+class Early:
+    """A term of a loss whose activations are free from here on: its gradients are taken now.
 
-    The sum of this and of other terms has the gradients that it would have had, and one backward pass, so that
+    `term()` plus other terms has the gradients that the plain sum would have had, in one backward pass, so that
     distributed training, accumulation and hooks see what they always see. Under fp16, where a gradient scaler must come
-    before the gradients, and where no gradients are recorded, `loss` comes back as it is.
+    before the gradients, and where none are recorded, the term stays as it is.
 
     Args:
         loss: A scalar that no other term shares activations with.
         parameters: What it may depend on.
     """
-    device = loss.device.type
-    half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
-    if half or not loss.requires_grad:
-        return loss
-    trained = [p for p in parameters if p.requires_grad]
-    grads = torch.autograd.grad(loss, trained, allow_unused=True)
-    touched = [(p, grad) for p, grad in zip(trained, grads, strict=True) if grad is not None]
-    result: Tensor = _Ready.apply(loss.detach(), [grad for _, grad in touched], *(p for p, _ in touched))
-    return result
+
+    def __init__(self, loss: Tensor, parameters: Iterable[nn.Parameter]) -> None:
+        device = loss.device.type
+        half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+        self._loss = loss
+        self._grads: list[tuple[nn.Parameter, Tensor]] = []
+        if loss.requires_grad and not half:
+            trained = [p for p in parameters if p.requires_grad]
+            grads = torch.autograd.grad(loss, trained, allow_unused=True)
+            self._grads = [(p, grad) for p, grad in zip(trained, grads, strict=True) if grad is not None]
+            self._loss = loss.detach()
+
+    def term(self) -> Tensor:
+        """The term, once. Ask after the other terms are computed: what is recorded last is handed out first, and each
+        gradient that the others find joins the one that is there; asked before, both sets would be held at once."""
+        if not self._grads:
+            return self._loss
+        grads, self._grads = self._grads, []
+        result: Tensor = _Ready.apply(self._loss, [grad for _, grad in grads], *(p for p, _ in grads))
+        return result
 
 
 class _Ready(torch.autograd.Function):

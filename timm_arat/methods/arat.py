@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..attacks import search
 from ..losses import stop_grad_cosine, symmetric_cosine
-from ..norm import check_split_norm, convert_split_norm, norm_branch
+from ..norm import batch_norms, check_split_norm, convert_split_norm, norm_branch
 from ..taps import paper_layers, tap, tap_dims
 from ._base import Method, accuracy, precise
-from ._early import differentiate_early
+from ._early import Early
 from .configs import ARATConfig
 
 
@@ -47,6 +47,7 @@ class ARAT(Method):
                 raise ValueError(
                     f"split_norm={config.split_norm!r}: {error}; here split_norm='all' or 'none'"
                 ) from error
+        self._shares_statistics = config.split_norm == "none" and any(True for _ in batch_norms(self.model))
         dims = tap_dims(self.model, self.layers, in_chans=self.pixels.mean.shape[1])
         self.predictors = nn.ModuleList(_Predictor(dim) for dim in dims.values() if config.predictor != "none")
         # A buffer, so that it is saved and resumed with the weights; 0.5 until the first epoch begins.
@@ -68,21 +69,20 @@ class ARAT(Method):
         found = self._perturb(x, y)
         weight_adv, weight_clean = (self.balance, 1 - self.balance) if self.config.auto_balance else (1, 1)
         if self._separable:
-            # With the clean features standing still, in norms of their own, nothing of the clean pass is needed for
-            # the adversarial gradients: half the activations, and no joint batch for the norms to take apart.
             logits_clean, z = self._pass(x, "aux")
             ce_clean = F.cross_entropy(logits_clean, y)
-            loss_clean = differentiate_early(weight_clean * ce_clean, self.parameters())
+            clean = Early(weight_clean * ce_clean, self.parameters())
             logits_adv, z_adv = self._pass(found.x_adv, "main")
         else:
             logits, joint = self._pass(torch.cat([found.x_adv, x]), "both")
             logits_adv, logits_clean = logits.chunk(2)
             z_adv, z = ([feature.chunk(2)[half] for feature in joint] for half in (0, 1))
             ce_clean = F.cross_entropy(logits_clean, y)
-            loss_clean = weight_clean * ce_clean
+            clean = None
         ce_adv = F.cross_entropy(logits_adv, y)
         invariance = torch.stack([self._distance(i, *pair) for i, pair in enumerate(zip(z_adv, z, strict=True))])
-        loss = weight_adv * ce_adv + loss_clean + self.config.weight * invariance.mean()
+        loss = weight_adv * ce_adv + self.config.weight * invariance.mean()
+        loss = loss + (weight_clean * ce_clean if clean is None else clean.term())
         return {
             "loss": loss,
             "output": logits_adv,
@@ -97,8 +97,12 @@ class ARAT(Method):
 
     @property
     def _separable(self) -> bool:
-        """Whether the adversarial images' gradients ask nothing of the clean images but their features' values."""
-        return self.config.anchor == "clean" and self.config.split_norm != "none"
+        """Whether the adversarial images' gradients ask nothing of the clean images but their features' values.
+
+        So it is where the clean features stand still and no norm takes statistics over both kinds of image. Then the
+        clean half is done with first, which halves the activations that a step holds.
+        """
+        return self.config.anchor == "clean" and not self._shares_statistics
 
     def _pass(self, x: Tensor, branch: Literal["main", "aux", "both"]) -> tuple[Tensor, list[Tensor]]:
         """Logits NxK and features NxC of every layer, in float32."""
