@@ -36,12 +36,12 @@ def folded(model: nn.Module, x: Tensor) -> Iterator[None]:
         model: Any network.
         x: An input or a few, for the pass.
     """
-    pairs: list[tuple[nn.Module, _BatchNorm]] = []
+    pairs: list[tuple[nn.Module, _BatchNorm, torch.dtype]] = []
     if not any(_has_hooks(module) or getattr(module, "grad_checkpointing", False) for module in model.modules()):
         with _eager(model), torch.no_grad(), suppress(Exception), _Record() as record:
             logits = model(x)
             pairs = _pairs(model, record, logits)
-    put_back = [_fold(layer, norm) for layer, norm in pairs]
+    put_back = [_fold(*pair) for pair in pairs]
     try:
         with _eager(model), torch.no_grad():
             same = not pairs or _close(model(x), logits)
@@ -77,15 +77,15 @@ class _Record(TorchFunctionMode):
         return out
 
 
-def _pairs(model: nn.Module, record: _Record, logits: Any) -> list[tuple[nn.Module, _BatchNorm]]:
-    """The layers and norms that may become one."""
+def _pairs(model: nn.Module, record: _Record, logits: Any) -> list[tuple[nn.Module, _BatchNorm, torch.dtype]]:
+    """The layers and norms that may become one, and the type in which each layer computes."""
     owners: dict[int, list[nn.Module]] = {}
     for module in model.modules():
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             owners.setdefault(id(tensor), []).append(module)
     answers = {id(leaf) for leaf in tree_leaves(logits)}
     calls = Counter(id(running_mean) for _, running_mean in record.norms)
-    found: list[tuple[nn.Module, _BatchNorm]] = []
+    found: list[tuple[nn.Module, _BatchNorm, torch.dtype]] = []
     for x, running_mean in record.norms:
         weight = record.weight_of.get(id(x))
         if weight is None or record.uses[id(x)] != 1 or record.uses[id(weight)] != 1 or id(x) in answers:
@@ -95,13 +95,16 @@ def _pairs(model: nn.Module, record: _Record, logits: Any) -> list[tuple[nn.Modu
             continue
         layer, norm = layers[0], norms[0]
         if layer._parameters.get("weight") is weight and isinstance(norm, _BatchNorm) and "forward" not in vars(norm):
-            found.append((layer, norm))
+            found.append((layer, norm, x.dtype))
     return found
 
 
 @torch.no_grad()
-def _fold(layer: nn.Module, norm: _BatchNorm) -> Callable[[], None]:
-    """Put the scale and shift of `norm` into `layer`; what is returned puts all back."""
+def _fold(layer: nn.Module, norm: _BatchNorm, dtype: torch.dtype) -> Callable[[], None]:
+    """Put the scale and shift of `norm` into `layer`; what is returned puts all back.
+
+    The weight takes the type in which the layer computes, which autocast may have chosen: cast once, not at every pass.
+    """
     assert norm.running_mean is not None and norm.running_var is not None
     weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
     assert weight is not None
@@ -113,10 +116,10 @@ def _fold(layer: nn.Module, norm: _BatchNorm) -> Callable[[], None]:
     if norm.bias is not None:
         shift = shift + norm.bias
     scaled = weight * scale.to(weight.dtype).view(-1, *[1] * (weight.ndim - 1))
-    if weight.ndim == 4:  # the faster layout, also where the images come in the other: see docs/speed.md
-        scaled = scaled.contiguous(memory_format=torch.channels_last)
-    layer._parameters["weight"] = scaled  # type: ignore[assignment]
-    layer._parameters["bias"] = shift.to(weight.dtype)  # type: ignore[assignment]
+    # channels_last is the faster layout, also where the images come in the other: see docs/speed.md
+    layout = torch.channels_last if weight.ndim == 4 else torch.contiguous_format
+    layer._parameters["weight"] = scaled.to(dtype, memory_format=layout)  # type: ignore[assignment]
+    layer._parameters["bias"] = shift.to(dtype)  # type: ignore[assignment]
     norm.forward = _rest(norm)  # type: ignore[method-assign, assignment]
 
     def put_back() -> None:
