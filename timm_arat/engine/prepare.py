@@ -23,6 +23,7 @@ from ..models import WeightsNotFoundError
 from .average import Average
 from .batches import SeededBatches, stack
 from .config import TrainConfig
+from .warm import Perturbations, refuse
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Session:
     average: Average | None
     balance: tuple[Tensor, Tensor] | None  # images for the clean training accuracy
     validation: tuple[Tensor, Tensor] | None
+    warm: Perturbations | None  # where the attacks start
 
 
 def prepare(config: TrainConfig, folder: Path) -> Session:
@@ -48,6 +50,7 @@ def prepare(config: TrainConfig, folder: Path) -> Session:
     Raises:
         ValueError: something in the configuration cannot be used.
     """
+    refuse(config)
     accelerator = start(config, folder)
     # Another seed a process for the attacks' random starts; the model's initial weights are the main process's.
     set_seed(config.seed, device_specific=True)
@@ -59,7 +62,7 @@ def prepare(config: TrainConfig, folder: Path) -> Session:
     method = method.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     assert data.train is not None
-    images = SeededBatches(data.train, config.seed)
+    images = SeededBatches(data.train, config.seed, grids=config.warm_start)
     loader: DataLoader[Any] = DataLoader(
         images,
         batch_size=config.data.batch_size,
@@ -87,6 +90,7 @@ def prepare(config: TrainConfig, folder: Path) -> Session:
         accelerator, data, images, loader, method, wrapped, optimizer, schedule, average,
         balance=_balance(config, data) if method.needs_clean_accuracy else None,
         validation=_validation(config, data),
+        warm=Perturbations(accelerator, folder, data.train) if config.warm_start else None,
     )  # fmt: skip
 
 
