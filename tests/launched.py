@@ -29,6 +29,8 @@ def watch(self, epoch):
     seen["buffers"] = torch.cat([b.double().flatten() for n, b in self.method.named_buffers() if "running" in n])
     seen["balance"] = float(getattr(self.method, "balance", 0))
     seen["threads"] = torch.get_num_threads()
+    if self.session.warm is not None:
+        seen["without_start"] = float(self.session.warm.before.isnan().double().mean())
     seen["rank"] = self.accelerator.process_index
     seen["noise"] = float(torch.rand(()))
 

@@ -48,6 +48,21 @@ def test_two_processes_hold_the_same_weights_and_statistics(tmp_path, method):
     assert result["clean"]["n"] == 360  # both shares, each image once
 
 
+def test_two_processes_share_the_perturbations_of_a_warm_start(tmp_path):
+    found = launch(
+        "--multi_gpu", "--num_processes", 2, "--main_process_port", 0,
+        ROOT / "tests/launched.py", tmp_path, 2, "--output", tmp_path / "run",
+        *TINY, "--epochs", 2, "--warm_start", "true",
+        env={"ACCELERATE_USE_CPU": "true"},
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr[-2000:]
+    first, second = (json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(2))
+    assert first["parameters"] == second["parameters"]
+    # In the second epoch, all images but those of a last, partial batch have a start, whichever process attacked them.
+    assert first["without_start"] == second["without_start"] < 0.25
+    assert not list((tmp_path / "run").glob("perturbations-*"))
+
+
 def test_the_launcher_sets_one_thread_and_the_engine_all_cores(tmp_path):
     found = launch("recipes/train.py", "--output", tmp_path / "run", *TINY)
     assert found.returncode == 0, found.stderr[-2000:]

@@ -106,9 +106,14 @@ class PGD:
         """Adversarial images for `x` (NxCxHxW in [0, 1], classes `y` N); `model` takes [0, 1], see `in_pixels`."""
         return self.perturb(model, x, y).x_adv
 
-    def perturb(self, model: "nn.Module", x: "Tensor", y: "Tensor") -> "Perturbed":
-        """As calling the attack, with what it met on the way."""
+    def perturb(self, model: "nn.Module", x: "Tensor", y: "Tensor", start: "Tensor | None" = None) -> "Perturbed":
+        """As calling the attack, with what it met on the way.
+
+        Args:
+            start: Images NxCxHxW from whose projection the first of the restarts climbs; a pixel that is NaN starts as
+                it does without them.
+        """
         from ._search import check, search  # here, so that reading a recipe does not wait for torch
 
-        check(x, y)
-        return search(self, model, x, y)
+        check(x, y, start)
+        return search(self, model, x, y, start)

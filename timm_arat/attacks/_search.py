@@ -30,14 +30,14 @@ class Perturbed(NamedTuple):
     zero_grad: Tensor
 
 
-def search(attack: PGD, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
+def search(attack: PGD, model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None = None) -> Perturbed:
     """`attack.perturb` without its checks: the centre of the ball may lie outside [0, 1], `x_adv` never does."""
     with quiet(model, attack.norm_mode), gradients(), ExitStack() as stack:
         x, y = (t.clone() if t.is_inference() else t.detach() for t in (x, y))  # autograd takes no inference tensor
         if attack.norm_mode == "eval":
             stack.enter_context(folded(model, x[:1]))
         objective = _objective(attack, model, x, y)
-        x_adv, zero_grad = _climb(attack, model, x, objective)
+        x_adv, zero_grad = _climb(attack, model, x, objective, start)
         if attack.restarts == 1:
             return Perturbed(x_adv, zero_grad)
         best = _Best(x)
@@ -49,11 +49,13 @@ def search(attack: PGD, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
         return Perturbed(best.x_adv, zero_grad)
 
 
-def _climb(attack: PGD, model: nn.Module, x: Tensor, objective: Objective) -> Perturbed:
-    """The adversarial images of one start."""
+def _climb(attack: PGD, model: nn.Module, x: Tensor, objective: Objective, start: Tensor | None = None) -> Perturbed:
+    """The adversarial images of one start: `start` where it is given and not NaN."""
     ball = BALLS[attack.norm]
     # Projected once more: x + noise may round to just outside the ball.
     x_adv = ball.project(ball.start(x, attack.radius), x, attack.radius) if attack.random_start else x
+    if start is not None:
+        x_adv = ball.project(torch.where(start.isnan(), x_adv, start.detach()), x, attack.radius)
     best = _Best(x)
     zero_grad = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for _ in range(attack.steps):
@@ -122,11 +124,13 @@ def _loss_and_gradient(model: nn.Module, x_adv: Tensor, objective: Objective) ->
     return loss.detach(), grad.nan_to_num_(0, 0, 0)
 
 
-def check(x: Tensor, y: Tensor) -> None:
+def check(x: Tensor, y: Tensor, start: Tensor | None = None) -> None:
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"images must be NxCxHxW floats in [0, 1]; these are {tuple(x.shape)} {x.dtype}")
     if y.shape != x.shape[:1] or y.is_floating_point():
         raise ValueError(f"labels must be N integers for {len(x)} images; these are {tuple(y.shape)} {y.dtype}")
+    if start is not None and start.shape != x.shape:
+        raise ValueError(f"start must be of the images' shape {tuple(x.shape)}; it is {tuple(start.shape)}")
     if len(x) and not (0 <= float(x.detach().amin()) and float(x.detach().amax()) <= 1):
         low, high = float(x.detach().amin()), float(x.detach().amax())
         raise ValueError(

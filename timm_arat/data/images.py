@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,6 +38,20 @@ class Images(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image = self._stored(index)
         return to_unit(self.fit(image) if self.augment is None else self.augment(image)), int(self.labels[index])
+
+    def grid(self) -> Tensor:
+        """Which pixels the augmentation takes, drawn as `images[i]` draws: under one seed, those of its image.
+
+        1xHxW int32, 1 + the row-major number of a pixel before augmentation; 0 for padding.
+        """
+        if self.native:
+            raise ValueError("data.crop=rrc resamples its pixels, so none has a place before it: set pad4 or none")
+        return self._numbers if self.augment is None else self.augment(self._numbers)
+
+    @cached_property
+    def _numbers(self) -> Tensor:
+        height, width = self._stored(0).shape[-2:]
+        return torch.arange(1, height * width + 1, dtype=torch.int32).view(1, height, width)
 
     def plain(self) -> "Images":
         """The same images without augmentation, sharing the memory."""

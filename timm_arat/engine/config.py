@@ -150,6 +150,8 @@ class TrainConfig:
         compile: Compile the backbone in training steps: off; on; auto, in runs of at least 10,000 steps. Without a
             C++ compiler it runs as it is, and says so.
         threads: CPU threads a process; cores / local processes if not given, when training runs on the CPU.
+        warm_start: Start the attack of an image from the perturbation that it had an epoch before instead of at random
+            (ATTA, arXiv:1912.11969), so that one or two steps do. A twin that does not attack trains without.
         balance_images: Training images on which auto-balance measures clean accuracy: as they are, or augmented as in
             the official code.
         checkpoint_minutes: Minutes between checkpoints within an epoch; there is one after every epoch.
@@ -172,6 +174,7 @@ class TrainConfig:
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     compile: Literal["off", "auto", "on"] = "off"
     threads: int | None = None
+    warm_start: bool = False
     balance_images: Literal["plain", "augmented"] = "plain"
     checkpoint_minutes: float = 5.0
     keep_checkpoints: int = 2

@@ -51,9 +51,13 @@ class Loop:
         with Signals() as self.signals:
             for epoch in range(first, self.config.epochs):
                 self._begin(epoch, resumed=done > 0)
+                if self.session.warm is not None:
+                    self.session.warm.begin(epoch, resumed=done > 0)
                 self._train(epoch, done)
                 self._finish(epoch)
                 done = 0
+        if self.session.warm is not None:
+            self.session.warm.remove()
 
     def _begin(self, epoch: int, resumed: bool) -> None:
         """Set what is constant in an epoch; after a resume in its middle the checkpoint has brought the balance."""
@@ -73,27 +77,30 @@ class Loop:
         loader = accelerator.skip_first_batches(session.loader, done) if done else session.loader
         log.begin(epoch, self.config.epochs, self.steps, done)
         session.wrapped.train()
-        for step, (x, y) in enumerate(loader, start=done):
+        for step, (x, y, *place) in enumerate(loader, start=done):
             update = epoch * self.updates + step // self.config.optimizer.accumulate
             if self.config.optimizer.by_step:
                 session.schedule.step_update(update)
-            terms = self._step(x.contiguous(memory_format=torch.channels_last), y)
+            terms = self._step(x.contiguous(memory_format=torch.channels_last), y, place)
             if session.average is not None and accelerator.sync_gradients:
                 session.average.step(self.method, epoch, update + 1)
             log.step(terms, len(x) * accelerator.num_processes, self._lr, epoch * self.steps + step + 1)
             if step + 1 < self.steps and accelerator.sync_gradients:
                 self._checkpoint_if_due(epoch, step + 1)
 
-    def _step(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """One forward, backward and update; the terms of the loss."""
+    def _step(self, x: Tensor, y: Tensor, place: list[Tensor]) -> dict[str, Tensor]:
+        """One forward, backward and update; the terms of the loss. `place`: index and grid, for a warm start."""
         session, accelerator = self.session, self.accelerator
         with self.compiled(), accelerator.accumulate(session.wrapped):
-            terms: dict[str, Tensor] = session.wrapped(x, y)
+            warm = () if session.warm is None else (session.warm.start(x, *place),)
+            terms: dict[str, Tensor] = session.wrapped(x, y, *warm)
             accelerator.backward(terms["loss"])
             if accelerator.sync_gradients and self.config.optimizer.clip_grad is not None:
                 accelerator.clip_grad_norm_(self.method.parameters(), self.config.optimizer.clip_grad)
             session.optimizer.step()
             session.optimizer.zero_grad()
+        if session.warm is not None:
+            session.warm.keep(terms["x_adv"] - x, *place)
         return terms
 
     def _finish(self, epoch: int) -> None:
@@ -172,6 +179,8 @@ class Loop:
         return [bool(count) for count in total]
 
     def _save(self, epoch: int, done: int) -> None:
+        if self.session.warm is not None:
+            self.session.warm.flush()
         checkpoint.save(self.accelerator, self.folder / "checkpoints", epoch, done, self.config.keep_checkpoints)
         self.saved = time.monotonic()
 

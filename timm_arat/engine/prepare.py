@@ -24,6 +24,7 @@ from .average import Average
 from .batches import SeededBatches, stack
 from .config import TrainConfig
 from .precision import keep_depthwise_in_float32, resolve_precision
+from .warm import Perturbations, refuse
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Session:
     average: Average | None
     balance: tuple[Tensor, Tensor] | None  # images for the clean training accuracy
     validation: tuple[Tensor, Tensor] | None
+    warm: Perturbations | None  # where the attacks start
 
 
 def prepare(config: TrainConfig, folder: Path) -> Session:
@@ -49,6 +51,7 @@ def prepare(config: TrainConfig, folder: Path) -> Session:
     Raises:
         ValueError: something in the configuration cannot be used.
     """
+    refuse(config)
     accelerator = start(config, folder)
     # Another seed a process for the attacks' random starts; the model's initial weights are the main process's.
     set_seed(config.seed, device_specific=True)
@@ -62,7 +65,7 @@ def prepare(config: TrainConfig, folder: Path) -> Session:
     method = method.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     assert data.train is not None
-    images = SeededBatches(data.train, config.seed)
+    images = SeededBatches(data.train, config.seed, grids=config.warm_start)
     loader: DataLoader[Any] = DataLoader(
         images,
         batch_size=config.data.batch_size,
@@ -90,6 +93,7 @@ def prepare(config: TrainConfig, folder: Path) -> Session:
         accelerator, data, images, loader, method, wrapped, optimizer, schedule, average,
         balance=_balance(config, data) if method.needs_clean_accuracy else None,
         validation=_validation(config, data),
+        warm=Perturbations(accelerator, folder, data.train) if config.warm_start else None,
     )  # fmt: skip
 
 

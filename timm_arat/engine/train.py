@@ -32,7 +32,9 @@ def train(config: TrainConfig) -> list[Robustness]:
     try:
         results = [_run(config)]
         if config.twin is not None:
-            results.append(_run(replace(config, method=config.twin, twin=None, output=str(Path(output) / "twin"))))
+            warm_start = config.warm_start and hasattr(config.twin, "attack")
+            twin = replace(config, method=config.twin, twin=None, output=str(Path(output) / "twin"))
+            results.append(_run(replace(twin, warm_start=warm_start)))
     except (Interrupted, KeyboardInterrupt):
         # In the loop a signal leaves a checkpoint first; after it, the evaluation keeps its own state.
         raise Interrupted(output) from None
