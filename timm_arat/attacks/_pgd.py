@@ -33,8 +33,9 @@ class PGD:
             statistics of the batch, nothing is updated. train: train mode with updates (as the official ARAT code).
             Other layers are in eval mode for eval and batch.
         warmup_epochs: Epochs over which training raises eps (and the step) linearly to its value.
-        progressive_epochs: Epochs over which training raises the number of steps linearly from 1 to `steps` (progressive
-            or curriculum adversarial training; cf. arXiv:1805.04807). A step size that is not given follows it.
+        progressive_epochs: Epochs over which training raises the number of steps linearly from 1 to `steps`
+            (progressive or curriculum adversarial training; cf. arXiv:1805.04807). A step size that is not given
+            follows it.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -93,7 +94,7 @@ class PGD:
         return self.step_size if self.step_size is not None else min(2.5 * self.radius / self.steps, self.radius)
 
     def at_epoch(self, epoch: int) -> "PGD":
-        """The attack of training epoch `epoch`, counted from 0: weaker in the epochs of a warm-up, itself afterwards."""
+        """The attack of training epoch `epoch`, counted from 0: weaker in the epochs of a warm-up, then itself."""
         attack = self
         if epoch < self.progressive_epochs:
             attack = replace(attack, steps=1 + (self.steps - 1) * epoch // self.progressive_epochs)
