@@ -23,6 +23,7 @@ from ..models import WeightsNotFoundError
 from .average import Average
 from .batches import SeededBatches, stack
 from .config import TrainConfig
+from .guard import Guard
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Session:
     optimizer: Any
     schedule: Scheduler
     average: Average | None
+    guard: Guard | None
     balance: tuple[Tensor, Tensor] | None  # images for the clean training accuracy
     validation: tuple[Tensor, Tensor] | None
 
@@ -83,8 +85,11 @@ def prepare(config: TrainConfig, folder: Path) -> Session:
     accelerator.register_for_checkpointing(schedule)
     if average is not None:
         accelerator.register_for_checkpointing(average.to(accelerator.device))
+    guard = Guard(config, accelerator, method, optimizer, data) if config.guard.every else None
+    if guard is not None:
+        accelerator.register_for_checkpointing(guard)
     return Session(
-        accelerator, data, images, loader, method, wrapped, optimizer, schedule, average,
+        accelerator, data, images, loader, method, wrapped, optimizer, schedule, average, guard,
         balance=_balance(config, data) if method.needs_clean_accuracy else None,
         validation=_validation(config, data),
     )  # fmt: skip
