@@ -104,6 +104,40 @@ class AverageConfig:
 
 
 @dataclass(frozen=True)
+class GuardConfig:
+    """A watch over single-step training, which at times loses all robustness but to its own step (arXiv:2006.03089).
+
+    Attributes:
+        every: Optimizer steps between two measurements; 0: off.
+        steps: PGD steps of the measurement and of the attack that trains during a recovery.
+        images: Training images, as they are, on which accuracy under the training attack's norm and eps is measured.
+        tolerance: A measurement of at least 1 - tolerance times the best so far is worth going back to.
+        drop: One below `drop` times the best, and by 0.1 at least, is a collapse: back to the newest weights worth it.
+        recover: Optimizer steps that train with the `steps`-step attack after it.
+    """
+
+    every: int = 0
+    steps: int = 10
+    images: int = 256
+    tolerance: float = 0.1
+    drop: float = 0.5
+    recover: int = 50
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"every={self.every} is not at least 0, which is off")
+        for name in ("steps", "images", "recover"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not at least 1")
+        if not 0 < self.drop < 1:
+            raise ValueError(f"drop={self.drop} is not in (0, 1)")
+        if not 0 <= self.tolerance <= 1 - self.drop:
+            raise ValueError(
+                f"tolerance={self.tolerance} is not in [0, 1 - drop]: weights below drop={self.drop} are not to be kept"
+            )
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """What is measured after each epoch on the held-out images, and at the end, once, on the test set.
 
@@ -139,6 +173,7 @@ class TrainConfig:
         method: Training method; `method.name` is one of arat, madry, standard, trades.
         optimizer: Optimizer and schedule.
         average: Average of the weights.
+        guard: Watch over single-step training.
         evaluation: Validation and the final test.
         twin: A second method, trained in turn on the same data and backbone for comparison; `twin.name`, or null.
         epochs: Passes over the training images.
@@ -165,6 +200,7 @@ class TrainConfig:
     method: Any = field(default_factory=ARATConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     twin: Any = None
     epochs: int = 30
@@ -187,6 +223,23 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} is not at least 1")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads} is not at least 1; leave it out for cores / local processes")
+        if self.guard.every:
+            for name in ("method", "twin"):
+                self._check_guarded(name, getattr(self, name))
+
+    def _check_guarded(self, name: str, method: Any) -> None:
+        if method is None:
+            return
+        if not hasattr(method, "attack"):
+            raise ValueError(
+                f"guard.every={self.guard.every}: {name}.name={method_name(method)} has no attack to guard; leave the "
+                "guard or that method out"
+            )
+        if self.guard.steps < method.attack.steps:
+            raise ValueError(
+                f"guard.steps={self.guard.steps} is below {name}.attack.steps={method.attack.steps}: the guard would "
+                "measure and recover with less than what is trained on"
+            )
 
 
 # What `method.name` and `twin.name` may be in a recipe.

@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,11 @@ class Loop:
             update = epoch * self.updates + step // self.config.optimizer.accumulate
             if self.config.optimizer.by_step:
                 session.schedule.step_update(update)
-            terms = self._step(x.contiguous(memory_format=torch.channels_last), y, place)
+            with session.guard.attacking() if session.guard is not None else nullcontext():
+                terms = self._step(x.contiguous(memory_format=torch.channels_last), y, place)
+            # Before the average: weights that are found to have collapsed do not go into it.
+            if session.guard is not None and accelerator.sync_gradients and (line := session.guard.after(update + 1)):
+                log.say(line)
             if session.average is not None and accelerator.sync_gradients:
                 session.average.step(self.method, epoch, update + 1)
             log.step(terms, len(x) * accelerator.num_processes, self._lr, epoch * self.steps + step + 1)
@@ -108,6 +113,8 @@ class Loop:
         seconds, speed = self.log.speed()
         average_statistics(self.accelerator, self.method)
         row: dict[str, Any] = {"epoch": epoch + 1, "seconds": seconds, "images_per_second": speed, "lr": self._lr}
+        if self.session.guard is not None:
+            row |= self.session.guard.row()
         candidate = self._candidate()
         row |= self._validate(candidate)
         self.log.end(row, self.config.epochs, (epoch + 1) * self.steps)

@@ -1,6 +1,6 @@
 """Accuracies on the engine's own images between epochs, over all processes, without a draw from the training RNG."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from accelerate import Accelerator
@@ -42,8 +42,13 @@ def robust_accuracy(
 
 def average_statistics(accelerator: Accelerator, module: nn.Module) -> None:
     """Average running statistics over processes, in place: each has seen only its share of the images."""
+    average_named(accelerator, module.named_buffers())
+
+
+def average_named(accelerator: Accelerator, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Average the running statistics among named `tensors` over processes, in place."""
     if accelerator.num_processes > 1:
-        for name, buffer in module.named_buffers():
+        for name, buffer in tensors:
             if name.endswith(("running_mean", "running_var")):
                 buffer.copy_(accelerator.reduce(buffer, "mean"))
 

@@ -23,6 +23,7 @@ from ..models import WeightsNotFoundError
 from .average import Average
 from .batches import SeededBatches, stack
 from .config import TrainConfig
+from .guard import Guard
 from .precision import keep_depthwise_in_float32, resolve_precision
 from .warm import Perturbations, refuse
 
@@ -40,6 +41,7 @@ class Session:
     optimizer: Any
     schedule: Scheduler
     average: Average | None
+    guard: Guard | None
     balance: tuple[Tensor, Tensor] | None  # images for the clean training accuracy
     validation: tuple[Tensor, Tensor] | None
     warm: Perturbations | None  # where the attacks start
@@ -89,8 +91,11 @@ def prepare(config: TrainConfig, folder: Path) -> Session:
     accelerator.register_for_checkpointing(schedule)
     if average is not None:
         accelerator.register_for_checkpointing(average.to(accelerator.device))
+    guard = Guard(config, accelerator, method, optimizer, data) if config.guard.every else None
+    if guard is not None:
+        accelerator.register_for_checkpointing(guard)
     return Session(
-        accelerator, data, images, loader, method, wrapped, optimizer, schedule, average,
+        accelerator, data, images, loader, method, wrapped, optimizer, schedule, average, guard,
         balance=_balance(config, data) if method.needs_clean_accuracy else None,
         validation=_validation(config, data),
         warm=Perturbations(accelerator, folder, data.train) if config.warm_start else None,
