@@ -52,6 +52,14 @@ def test_two_parameters_with_one_gradient_are_scaled_once_each():
     assert a.grad.tolist() == b.grad.tolist() == [2, 2, 2]
 
 
+def test_a_second_backward_is_refused():
+    net = network()
+    loss = Early(net(torch.rand(2, 6).double()).sum(), net.parameters()).term()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="handed out once"):
+        loss.backward()
+
+
 def test_without_gradients_and_under_fp16_the_loss_comes_back_as_it_is():
     net = network().float()
     with torch.no_grad():

@@ -255,11 +255,10 @@ def test_reestimated_statistics_are_the_cumulative_means_of_each_branch():
     handle = model.conv1.register_forward_hook(lambda *args: seen.append(args[2].detach()))
     reestimate(method, batches)
     handle.remove()
-    # The last forward of each batch is the joint pass: adversarial half through main, clean half through aux.
-    joint = [out for out in seen if len(out) == 32]
-    assert len(joint) == 3
-    for norm, half in ((model.bn1, 0), (model.bn1.aux_bn[0], 1)):
-        means = torch.stack([out.chunk(2)[half].mean((0, 2, 3)) for out in joint]).mean(0)
+    # Of the forwards of each batch, the last two train: clean images through aux, adversarial ones through main.
+    each = len(seen) // 3
+    for norm, place in ((model.bn1, -1), (model.bn1.aux_bn[0], -2)):
+        means = torch.stack([seen[(n + 1) * each + place].mean((0, 2, 3)) for n in range(3)]).mean(0)
         torch.testing.assert_close(norm.running_mean, means)
         assert norm.momentum == 0.1
         assert int(norm.num_batches_tracked) == 3

@@ -24,8 +24,9 @@ class Options:
         rounds: Times that each side runs, in turn.
         threads: CPU threads; with two and anything else running, timings collapse and ratios lie.
         quick: A rehearsal in seconds on tiny networks; the numbers mean nothing.
-        model: Of the evaluation section, what timm.create_model takes or a run's folder; one is trained if not given.
-        data: The images of the evaluation section.
+        model: What timm.create_model takes or a run's folder. The evaluation section evaluates it, or one trained there
+            if not given; the attack section counts what it has right after the attack, if given.
+        data: The images of those two.
         eps: Its linf radius in pixels of [0, 1].
         images: Its number of images.
         batch_size: Its batch.
@@ -71,12 +72,14 @@ def run(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
     shapes, rounds = _shapes.choose(options.shapes, options.quick), options.rounds
     # A rehearsal breaks every image with the first attack, so that none is left for the long ones.
     images, eps, epochs = (4, 0.9, 1) if options.quick else (options.images, options.eps, _evaluation.EPOCHS)
+    test = options.data, eps, images, options.batch_size
     measures: dict[Section, Callable[[], dict[str, Any]]] = {
         "step": lambda: _step.measure(shapes, rounds, say),
-        "attack": lambda: _attack.measure(shapes, rounds, say),
-        "evaluation": lambda: _evaluation.measure(
-            options.model, options.data, eps, images, options.batch_size, say, epochs
+        "attack": lambda: (
+            _attack.measure(shapes, rounds, say)
+            | ({} if options.model is None else {"strength": _attack.strength(options.model, *test, say)})
         ),
+        "evaluation": lambda: _evaluation.measure(options.model, *test, say, epochs),
         "limit": lambda: _limit.measure(shapes, rounds, say),
         "memory": lambda: _memory.measure(shapes, say),
     }

@@ -1,5 +1,6 @@
 """Section attack: PGD-10 on one model by our attack and by three libraries, those that are installed."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -7,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import PGD
+from ..data import DataConfig
+from ..evaluation._model import open_model
 from ..pixels import in_pixels
+from ._evaluation import test_images
 from ._shapes import CLASSES, Shape
 from ._sides import as_trained
 from ._step import STEPS
@@ -61,10 +65,13 @@ LIBRARIES: dict[str, Maker] = {
 }
 
 
+PRECISIONS: dict[str, Literal["auto", "no"]] = {"ours": "auto", "ours_float32": "no"}
+
+
 def measure(shapes: Mapping[str, Shape], rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
     """`ratios`: how many times longer the fastest library takes than our attack, run as training runs it, in half
     precision where the device has it; `float32`: than ours in the libraries' float32."""
-    ratios: dict[str, dict[str, dict[str, float]]] = {"ours": {}, "ours_float32": {}}
+    ratios: dict[str, dict[str, dict[str, float]]] = {side: {} for side in PRECISIONS}
     details = {}
     absent: set[str] = set()
     attack = PGD(steps=STEPS)
@@ -72,7 +79,7 @@ def measure(shapes: Mapping[str, Shape], rounds: int, say: Callable[[str], None]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         x, y = (t.to(device) for t in shape.images())
         net = in_pixels(shape.build().to(device)).eval()
-        sides = {side: _ours(shape, x, y, attack, "no" if side == "ours_float32" else "auto") for side in ratios}
+        sides = {side: _ours(shape, x, y, attack, precision) for side, precision in PRECISIONS.items()}
         for name, make in LIBRARIES.items():
             try:
                 sides[name] = make(net, x, y, attack)
@@ -96,6 +103,27 @@ def measure(shapes: Mapping[str, Shape], rounds: int, say: Callable[[str], None]
     way_out = "uv run " + " ".join(f"--with {name}" for name in LIBRARIES) + " python recipes/benchmark.py"
     speeds = summary(ratios["ours"]) | {"float32": summary(ratios["ours_float32"])}
     return speeds | {"shapes": details, "absent": sorted(absent), "with_all": way_out}
+
+
+def strength(
+    model: str, config: DataConfig, eps: float, images: int, batch: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """How many images a trained `model` has right, in float32, after PGD-10 in each precision from the same starts."""
+    net: Any  # a timm model in pixels
+    net, name = open_model(model)
+    x, y = test_images(config, net.model.pretrained_cfg["input_size"], images)
+    robust: dict[str, int] = {}
+    for side, mixed_precision in PRECISIONS.items():
+        found, x, precision = as_trained(copy.deepcopy(net), x, mixed_precision)
+        torch.manual_seed(0)
+        robust[side] = 0
+        for xs, ys in zip(x.split(batch), y.split(batch), strict=True):
+            with precision:
+                x_adv = PGD(eps=eps, steps=STEPS)(found, xs, ys)
+            with torch.no_grad():
+                robust[side] += int((net(x_adv).argmax(1) == ys).sum())
+    say(f"attack on {name}: right of {len(y)} after it {robust}")
+    return {"model": name, "data": config.name, "images": len(y), "eps": eps, "robust": robust}
 
 
 def _ours(shape: Shape, x: Tensor, y: Tensor, attack: PGD, mixed_precision: Literal["auto", "no"]) -> Run:

@@ -40,7 +40,7 @@ def measure(
         name = f"resnet20_cifar, {epochs} epochs of PGD training on {config.name}"
     else:
         net, name = open_model(model)
-        x, y = _images(config, net.model.pretrained_cfg["input_size"], images)
+        x, y = test_images(config, net.model.pretrained_cfg["input_size"], images)
     robust: dict[str, list[bool]] = {"ours": [], "pyautoattack": []}
     wall, cpu = dict.fromkeys(robust, 0.0), dict.fromkeys(robust, 0.0)
     by_attack = dict.fromkeys(ATTACKS, 0.0)
@@ -90,7 +90,8 @@ def _plainly(net: nn.Module, x: Tensor, y: Tensor, eps: float, batch: int) -> Te
     return (found == y).cpu()
 
 
-def _images(config: DataConfig, size: tuple[int, int, int], images: int) -> tuple[Tensor, Tensor]:
+def test_images(config: DataConfig, size: tuple[int, int, int], images: int) -> tuple[Tensor, Tensor]:
+    """Some test images, NxCxHxW, and their classes."""
     test = load(config, input_size=size).test
     assert test is not None
     return tensors(test, subset(test.labels, min(images, len(test.labels)), seed=0))
@@ -111,4 +112,4 @@ def _trained(config: DataConfig, eps: float, images: int, epochs: int) -> tuple[
             optimizer.zero_grad()
             method(x[chosen], y[chosen])["loss"].backward()
             optimizer.step()
-    return in_pixels(model).eval(), _images(config, size, images)
+    return in_pixels(model).eval(), test_images(config, size, images)

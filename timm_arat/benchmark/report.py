@@ -97,7 +97,15 @@ def _attack(section: Json) -> list[str]:
         rows.append(["geometric mean", *[""] * len(sides), *(f"**{part['geometric_mean']:.2f}**" for part in parts)])
     heads = ["over the fastest library", "in float32"]
     table = _table(["shape", *(f"{side}, images/s" for side in sides), *heads], rows)
-    return [*table, "", f"With all libraries: `{section['with_all']} --only attack`."]
+    lines = [*table, "", f"With all libraries: `{section['with_all']} --only attack`."]
+    if facts := section.get("strength"):
+        right = {side: f"{100 * count / facts['images']:.1f} %" for side, count in facts["robust"].items()}
+        lines += [
+            "",
+            f"Right after it, of {facts['images']} images of {facts['data']} (eps {facts['eps']:g}), {facts['model']}: "
+            f"{right['ours']} by ours as timed, {right['ours_float32']} by ours in float32.",
+        ]
+    return lines
 
 
 def _evaluation(section: Json) -> list[str]:

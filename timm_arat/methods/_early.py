@@ -51,6 +51,8 @@ class _Ready(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.grads is None:
+            raise RuntimeError("the loss was differentiated before, and its gradients are handed out once")
         grads, ctx.grads = ctx.grads[::-1], None
         # Each is freed once it is scaled; not in place, since two parameters may share a gradient.
         return None, None, *(grads.pop() * upstream for _ in range(len(grads)))
