@@ -1,6 +1,7 @@
 """A document's numbers come from the runs' JSON and nowhere else."""
 
 import json
+import shutil
 
 import pytest
 import timm
@@ -60,3 +61,22 @@ def test_a_document_without_the_marks_is_left_alone(run, tmp_path, monkeypatch, 
         report.main()
     assert "<!-- x:begin -->" in capsys.readouterr().err
     assert document.read_text() == "nothing here\n"
+
+
+def test_runs_of_one_method_are_told_apart_by_their_folders(run, tmp_path, monkeypatch, capsys):
+    document = tmp_path / "speed.md"
+    document.write_text("<!-- x:begin -->\n<!-- x:end -->\n")
+    for name in ("plain", "warm_start", "elsewhere/plain"):
+        shutil.copytree(run, tmp_path / name)
+    words = ["--runs", f"[{tmp_path / 'plain'}, {tmp_path / 'warm_start'}]", "--name", "x", "--into", str(document)]
+    monkeypatch.setattr("sys.argv", ["report", *words])
+    report.main()
+    text = document.read_text()
+    assert ", plain | best" in text and ", warm_start | best" in text
+    assert ", plain less " in text and ", warm_start on the same images" in text
+    assert all((tmp_path / f"results/x-{name}.results.json").exists() for name in ("plain", "warm_start"))
+    words[1] = f"[{tmp_path / 'plain'}, {tmp_path / 'elsewhere/plain'}]"
+    monkeypatch.setattr("sys.argv", ["report", *words])
+    with pytest.raises(SystemExit):
+        report.main()
+    assert "rename a folder" in capsys.readouterr().err

@@ -20,7 +20,7 @@ class Options:
     """What to render.
 
     Attributes:
-        runs: Folders of finished runs, the model of interest first.
+        runs: Folders of finished runs, the model of interest first; runs of one method are told apart by their folders.
         name: Name of the block in the document and of the files beside it.
         into: The Markdown document.
         files: Folder of the JSON and the picture; `results` beside the document if not given.
@@ -44,8 +44,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     runs = [Path(run) for run in options.runs]
     lines = table(runs)
-    for run in runs:
-        stem = f"{options.name}-{_facts(run)['method']}"
+    for run, name in zip(runs, _names(runs), strict=True):
+        stem = f"{options.name}-{name}"
         for source in ("results.json", "results_last.json", "summary.jsonl"):
             if (run / source).exists():
                 shutil.copyfile(run / source, folder / f"{stem}.{source}")
@@ -61,11 +61,12 @@ def table(runs: list[Path]) -> list[str]:
     from .evaluation import Robustness, compare, eps_text
 
     results = [Robustness.load(run / "results.json") for run in runs]
+    models = [_model(result.model, run, name) for result, run, name in zip(results, runs, _names(runs), strict=True)]
     lines = [
         "| model | weights | clean | PGD-20 | AutoAttack | clean + AutoAttack | epochs | training |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for run, best in zip(runs, results, strict=True):
+    for run, best, model in zip(runs, results, models, strict=True):
         rows = _rows(run)
         score = (lambda row: row.get("val_clean", 0.0) + row.get("val_robust", 0.0)) if rows else None
         chosen = max(rows, key=score)["epoch"] if score else "-"
@@ -75,7 +76,7 @@ def table(runs: list[Path]) -> list[str]:
             f"{100 * (best.clean.accuracy + best.autoattack.accuracy):.1f}" if best.clean and best.autoattack else ""
         )
         cells = [
-            best.model,
+            model,
             f"best (epoch {chosen})",
             _cell(best.clean),
             _cell(best.pgd),
@@ -85,18 +86,18 @@ def table(runs: list[Path]) -> list[str]:
         lines.append(f"| {' | '.join([*cells, str(len(rows)), cost])} |")
         if (run / "results_last.json").exists():
             last = Robustness.load(run / "results_last.json")
-            lines.append(f"| {last.model} | last | {_cell(last.clean)} | {_cell(last.pgd)} | - | - | {len(rows)} | |")
+            lines.append(f"| {model} | last | {_cell(last.clean)} | {_cell(last.pgd)} | - | - | {len(rows)} | |")
     first = results[0]
     where = f"{first.data.name} {first.data.split}".strip()
     lines += [
         "",
         f"Accuracy in % ± half the 95 % interval; {first.norm}, eps {eps_text(first.eps)}; {where}; {first.device}.",
     ]
-    for other in results[1:]:
+    for other, model in zip(results[1:], models[1:], strict=True):
         paired = ", ".join(f"{attack} {pair}" for attack, pair in compare(first, other).items())
-        lines.append(f"{first.model} less {other.model} on the same images: {paired}.")
-    for result in results:
-        lines += [f"Warning for {result.model}: {warning}." for warning in result.warnings]
+        lines.append(f"{models[0]} less {model} on the same images: {paired}.")
+    for result, model in zip(results, models, strict=True):
+        lines += [f"Warning for {model}: {warning}." for warning in result.warnings]
     lines += ["", "```bash", *dict.fromkeys(_command(run) for run in runs), "```"]
     return lines
 
@@ -116,7 +117,7 @@ def plot(runs: list[Path], path: Path) -> None:
         ("balance weight", ("balance",)),
         ("validation accuracy", ("val_clean", "val_robust")),
     ]
-    for column, run in enumerate(runs):
+    for column, (run, name) in enumerate(zip(runs, _names(runs), strict=True)):
         rows = _rows(run)
         for row, (title, names) in enumerate(panels):
             axis = axes[row][column]
@@ -128,7 +129,7 @@ def plot(runs: list[Path], path: Path) -> None:
             axis.set_ylabel(title)
             if axis.has_data():
                 axis.legend()
-        axes[0][column].set_title(f"{_facts(run)['model']}, {_facts(run)['method']}")
+        axes[0][column].set_title(f"{_facts(run)['model']}, {name}")
         axes[2][column].set_xlabel("epoch")
     figure.savefig(path, dpi=110)
 
@@ -142,6 +143,28 @@ def _rows(run: Path) -> list[dict[str, Any]]:
 def _facts(run: Path) -> dict[str, str]:
     config = json.loads((run / "model" / "config.json").read_text())
     return {"method": config["training"]["method"], "model": config["architecture"]}
+
+
+def _names(runs: list[Path]) -> list[str]:
+    """What tells the runs apart: their methods, or their folders' names where a method comes twice.
+
+    Raises:
+        ValueError: some of these are equal too.
+    """
+    methods = [_facts(run)["method"] for run in runs]
+    names = [
+        run.resolve().name if methods.count(method) > 1 else method for run, method in zip(runs, methods, strict=True)
+    ]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"runs={', '.join(map(str, runs))}: some have one method and one folder's name; rename a folder"
+        )
+    return names
+
+
+def _model(model: str, run: Path, name: str) -> str:
+    """How the table calls the model of a run."""
+    return model if name == _facts(run)["method"] else f"{model}, {name}"
 
 
 def _command(run: Path) -> str:
