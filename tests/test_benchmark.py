@@ -42,6 +42,9 @@ def test_every_section_is_in_the_json(result):
         assert set(found[section]["ratios"]) == set(QUICK)
         assert found[section]["geometric_mean"] > 0
     assert set(found["step"]["methods"]) == {"madry", "trades"}
+    assert set(found["memory"]["given_back"]["ratios"]) == set(QUICK)
+    for section in ("step", "limit"):
+        assert set(found[section]["float32"]["ratios"]) == set(QUICK)
     assert set(found["memory"]["growth"]) == {"batch", "steps", "model", "processes"}
     assert found["evaluation"]["disagree"] == []
     assert found["versions"]["torch"] == torch.__version__.split("+")[0] or found["versions"]["torch"]
@@ -112,10 +115,13 @@ def test_the_textbook_s_trades_and_ours_have_the_same_loss():
 
 
 def test_a_step_is_faster_than_the_textbook_s():
-    """The guard of docs/speed.md: about 1.5 when this was written; a ratio, since seconds differ between machines."""
+    """The guard of docs/speed.md: about 1.5 when this was written; a ratio, since seconds differ between machines.
+
+    In float32, so that bf16, where the processor has it, hides nothing.
+    """
     shape, attack = Shape("resnet20_cifar", 32, 32), PGD(steps=3)
-    seconds = in_turn({side: make_step(side, "arat", shape, attack) for side in ("textbook", "ours")}, rounds=5)
-    assert ratio(seconds, "textbook", "ours")["median"] > 1.1
+    seconds = in_turn({side: make_step(side, "arat", shape, attack) for side in ("textbook", "ours_float32")}, rounds=5)
+    assert ratio(seconds, "textbook", "ours_float32")["median"] > 1.1
 
 
 @pytest.mark.parametrize("name", ["resnet20_cifar", "resnet18_cifar"])

@@ -24,18 +24,22 @@ MIB = 2**20
 
 
 def measure(shapes: Mapping[str, Shape], say: Callable[[str], None]) -> dict[str, Any]:
-    """`ratios`: our peak as a share of the textbook's, by shape; `growth`: of the first shape, along one axis each."""
+    """`ratios`: our peak as a share of the textbook's, by shape; `checkpointing`: ours with it; `given_back`: with an
+    allocator that returns what is freed at once; `growth`: of the first shape, along one axis each."""
     threads = torch.get_num_threads()
-    peaks: dict[str, dict[Side, float]] = {}
-    ratios: dict[Side, dict[str, float]] = {"ours": {}, "ours_checkpointing": {}}
+    peaks: dict[str, dict[str, float]] = {}
+    ratios: dict[str, dict[str, float]] = {"ours": {}, "ours_checkpointing": {}, "given_back": {}}
     for key, shape in shapes.items():
         # Three attack steps: the peak does not grow with their number, see `growth`.
-        peaks[key] = {side: _alone(side, shape, 3, threads)["mib"] for side in (*SIDES, "ours_checkpointing")}
-        for side, each in ratios.items():
-            each[key] = round(peaks[key][side] / max(peaks[key]["textbook"], 1e-3), 4)
+        held = {side: _alone(side, shape, 3, threads)["mib"] for side in (*SIDES, "ours_checkpointing")}
+        back = {side: _alone(side, shape, 3, threads, give_back=True)["mib"] for side in SIDES}
+        peaks[key] = held | {f"{side}_given_back": mib for side, mib in back.items()}
+        for side in ("ours", "ours_checkpointing"):
+            ratios[side][key] = round(held[side] / max(held["textbook"], 1e-3), 4)
+        ratios["given_back"][key] = round(back["ours"] / max(back["textbook"], 1e-3), 4)
         say(
-            f"memory {key}: {peaks[key]['ours']:.0f} MiB, {ratios['ours'][key]:.2f} of the textbook's, "
-            f"{ratios['ours_checkpointing'][key]:.2f} with checkpointing"
+            f"memory {key}: {held['ours']:.0f} MiB, {ratios['ours'][key]:.2f} of the textbook's, "
+            f"{ratios['ours_checkpointing'][key]:.2f} with checkpointing, {ratios['given_back'][key]:.2f} given back"
         )
     first = next(iter(shapes.values()))
     growth = {
@@ -50,15 +54,21 @@ def measure(shapes: Mapping[str, Shape], say: Callable[[str], None]) -> dict[str
             for key, shape in shapes.items()
         },
     }
-    default, checkpointing = (
-        {"ratios": each, "geometric_mean": round(statistics.geometric_mean(each.values()), 4)}
-        for each in ratios.values()
-    )
-    return {**default, "checkpointing": checkpointing, "mib": peaks, "growth": growth}
+    means = {
+        side: {"ratios": each, "geometric_mean": round(statistics.geometric_mean(each.values()), 4)}
+        for side, each in ratios.items()
+    }
+    return {
+        **means["ours"],
+        "checkpointing": means["ours_checkpointing"],
+        "given_back": means["given_back"],
+        "mib": peaks,
+        "growth": growth,
+    }
 
 
-def _alone(side: Side, shape: Shape, steps: int, threads: int) -> dict[str, float]:
-    return _in_processes(1, side, shape, steps, threads)[0]
+def _alone(side: Side, shape: Shape, steps: int, threads: int, give_back: bool = False) -> dict[str, float]:
+    return _in_processes(1, side, shape, steps, threads, give_back)[0]
 
 
 def _together(processes: int, shape: Shape, threads: int) -> dict[str, float]:
@@ -75,10 +85,11 @@ def _in_processes(count: int, *args: Any) -> list[dict[str, float]]:
         return [future.result() for future in [pool.submit(peak, *args) for _ in range(count)]]
 
 
-def peak(side: Side, shape: Shape, steps: int, threads: int) -> dict[str, float]:
+def peak(side: Side, shape: Shape, steps: int, threads: int, give_back: bool = False) -> dict[str, float]:
     """MiB that two steps need beyond what the built model held, and seconds of the second."""
     torch.set_num_threads(threads)
-    _give_back_at_once()
+    if give_back:
+        _give_back_at_once()
     make_step(side, "arat", QUICK["resnet20_cifar"], PGD(steps=1))()  # torch's code is loaded now and not counted
     step = make_step(side, "arat", shape, PGD(steps=steps))
     before = _restart()
@@ -92,8 +103,7 @@ def peak(side: Side, shape: Shape, steps: int, threads: int) -> dict[str, float]
 def _give_back_at_once() -> None:
     """What is freed leaves the process (glibc: mallopt), so that the peak is of what a step holds.
 
-    By default the attack's freed blocks stay and do not fit the joint pass of twice the batch: up to a quarter more,
-    which says something about glibc and nothing about the step.
+    By default some of what was freed stays and does not fit what comes after: that is the peak which a run has.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD

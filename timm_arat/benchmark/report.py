@@ -143,18 +143,18 @@ def _limit(section: Json) -> list[str]:
 
 
 def _memory(section: Json) -> list[str]:
+    parts = section, section["checkpointing"], section["given_back"]
     rows = [
         [
             shape,
             *(f"{mib[side]:.0f}" for side in ("textbook", "ours", "ours_checkpointing")),
-            f"{section['ratios'][shape]:.2f}",
-            f"{section['checkpointing']['ratios'][shape]:.2f}",
+            *(f"{part['ratios'][shape]:.2f}" for part in parts),
         ]
         for shape, mib in section["mib"].items()
     ]
-    means = [f"**{part['geometric_mean']:.2f}**" for part in (section, section["checkpointing"])]
-    rows.append(["geometric mean", "", "", "", *means])
-    return _table(["shape", "textbook, MiB", "ours, MiB", "ours, checkpointing, MiB", "ratio", "checkpointing"], rows)
+    rows.append(["geometric mean", "", "", "", *(f"**{part['geometric_mean']:.2f}**" for part in parts)])
+    head = ["shape", "textbook, MiB", "ours, MiB", "ours, checkpointing, MiB"]
+    return _table([*head, "ratio", "checkpointing", "both giving freed memory back"], rows)
 
 
 def _origin(result: Json, section: str) -> list[str]:
