@@ -6,15 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from timm_arat import PGD, TRADES
-from timm_arat.benchmark import report
+from timm_arat.benchmark import _attack, _evaluation, report
 from timm_arat.benchmark.__main__ import SECTIONS, Options, run
 from timm_arat.benchmark._shapes import QUICK, SHAPES, Shape, choose
 from timm_arat.benchmark._sides import make_step
 from timm_arat.benchmark._textbook import pgd, trades
 from timm_arat.benchmark._timing import in_turn, ratio, summary
+from timm_arat.data import DataConfig
 from timm_arat.fold import folded
 from timm_arat.pixels import in_pixels
 
@@ -61,6 +63,18 @@ def test_the_document_takes_the_numbers_from_the_json(result, tmp_path, monkeypa
         assert f"**{found[section]['geometric_mean']:.2f}**" in text
     assert (tmp_path / "speed/growth.png").stat().st_size > 1000
     assert json.loads((tmp_path / "speed/all.json").read_text()) == json.loads(file.read_text())
+
+
+def test_what_an_attack_leaves_right_is_counted_in_both_precisions():
+    data, lines = DataConfig(name="digits", in_chans=3, image_size=32), []
+    found = _attack.strength("resnet20_cifar_arat", data, 0.03, images=20, batch=8, say=lines.append)
+    assert found["images"] == 20 and len(lines) == 1
+    assert set(found["robust"]) == {"ours", "ours_float32"} and all(0 <= n <= 20 for n in found["robust"].values())
+    net = in_pixels(timm.create_model("resnet20_cifar_arat", pretrained=True)).eval()
+    x, y = _evaluation.test_images(data, (3, 32, 32), 20)
+    with torch.no_grad():
+        right = int((net(x).argmax(1) == y).sum())
+    assert max(found["robust"].values()) <= right
 
 
 def test_a_shape_that_is_not_known_is_refused_with_the_nearest():
