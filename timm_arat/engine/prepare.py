@@ -9,8 +9,14 @@ from typing import Any
 
 import timm
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from accelerate import Accelerator
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DistributedDataParallelKwargs,
+    ProjectConfiguration,
+    parse_flag_from_env,
+    set_seed,
+)
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
@@ -107,7 +113,7 @@ def start(config: TrainConfig, folder: Path) -> Accelerator:
     # torch 2.15 has another name for it, which torch 2.6 does not know.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
     accelerator = Accelerator(
-        mixed_precision=resolve_precision(config.mixed_precision, PartialState().device),
+        mixed_precision=resolve_precision(config.mixed_precision, _device()),
         gradient_accumulation_steps=config.optimizer.accumulate,
         log_with=list(config.trackers) or None,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "trackers")),
@@ -125,6 +131,13 @@ def start(config: TrainConfig, folder: Path) -> Accelerator:
         threads = config.threads or max(1, len(os.sched_getaffinity(0)) // local)
         torch.set_num_threads(threads)  # the launcher sets OMP_NUM_THREADS=1
     return accelerator
+
+
+def _device() -> torch.device:
+    """What the accelerator will run on: it takes the precision when it is made, and only then says where it is."""
+    if parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available():
+        return torch.device("cpu")
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
 def build_model(config: TrainConfig) -> tuple[nn.Module, Data]:
