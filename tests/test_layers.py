@@ -12,13 +12,14 @@ import timm_arat
 PACKAGE = Path(timm_arat.__file__).parent
 
 # What each part of the package may import besides itself; see docs/design.md. A new part needs a row.
-GROUND = {"modes", "fold"}
+GROUND = {"modes", "fold", "precision"}
 TENSORS = GROUND | {"norm", "taps", "attacks", "losses", "pixels"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"_register"},
     "_register": {"models"},
     "modes": set(),
     "fold": set(),
+    "precision": set(),
     "document": set(),
     **dict.fromkeys(TENSORS - GROUND, GROUND),
     "models": TENSORS,

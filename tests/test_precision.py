@@ -8,8 +8,8 @@ import torch
 
 from timm_arat import ARAT, PGD
 from timm_arat.engine.config import TrainConfig
-from timm_arat.engine.precision import keep_depthwise_in_float32, resolve_precision
 from timm_arat.fold import folded
+from timm_arat.precision import keep_depthwise_in_float32, resolve_precision
 
 CPU = torch.device("cpu")
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import PGD
-from ..engine.precision import keep_depthwise_in_float32, resolve_precision
 from ..methods import CONFIGS, Method, build
 from ..norm import batch_norms
+from ..precision import keep_depthwise_in_float32, resolve_precision
 from ._shapes import Shape
 from ._textbook import TEXTBOOK
 

@@ -4,7 +4,6 @@ train        the order of events
 config       what a recipe holds (imports no accelerate, so that --help is quick)
 prepare      data, model, method, optimizer, schedule, from their names
 loop         the epochs
-precision    half precision where the device has it
 measure      accuracies between epochs, over processes
 average      EMA and SWA, with norm statistics of their own
 checkpoint   save and resume; weights: best and last

@@ -26,11 +26,11 @@ from torch.utils.data import DataLoader
 from ..data import Data, load, subset, tensors
 from ..methods import Method, build
 from ..models import WeightsNotFoundError
+from ..precision import keep_depthwise_in_float32, resolve_precision
 from .average import Average
 from .batches import SeededBatches, stack
 from .config import TrainConfig
 from .guard import Guard
-from .precision import keep_depthwise_in_float32, resolve_precision
 from .warm import Perturbations, refuse
 
 
