@@ -42,6 +42,7 @@ def keep_depthwise_in_float32(model: nn.Module) -> None:
 @cache
 def _in_float32(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
     # A class, not a wrapped method: a copy of the module, such as an average, computes with its own weights.
+    # (mypy takes no class that comes as an argument, neither as a base nor as a key.)
     class Float32(kind):  # type: ignore[misc, valid-type]
         def forward(self, x: Tensor) -> Any:
             with torch.autocast(x.device.type, enabled=False):

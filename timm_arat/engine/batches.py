@@ -34,7 +34,8 @@ class SeededBatches(Dataset[Any]):
             if not self.grids:
                 return pairs
             self._seed(indices[0])  # so that the grids draw what their images have drawn
-            return [(*pair, index, self.dataset.grid()) for pair, index in zip(pairs, indices, strict=True)]  # type: ignore[attr-defined]
+            images: Any = self.dataset  # `Images`, which has grids
+            return [(*pair, index, images.grid()) for pair, index in zip(pairs, indices, strict=True)]
 
     def _seed(self, first: int) -> None:
         # No two batches of an epoch share their first index, and no two epochs their product with it.

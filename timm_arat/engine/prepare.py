@@ -31,7 +31,7 @@ from .average import Average
 from .batches import SeededBatches, stack
 from .config import TrainConfig
 from .guard import Guard
-from .warm import Perturbations, refuse
+from .warm import Perturbations, check_warm_start
 
 
 @dataclass
@@ -59,7 +59,7 @@ def prepare(config: TrainConfig, folder: Path) -> Session:
     Raises:
         ValueError: something in the configuration cannot be used.
     """
-    refuse(config)
+    check_warm_start(config)
     accelerator = start(config, folder)
     # Another seed a process for the attacks' random starts; the model's initial weights are the main process's.
     set_seed(config.seed, device_specific=True)

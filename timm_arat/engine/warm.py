@@ -13,7 +13,7 @@ from ..data import Images
 from .config import TrainConfig, method_name
 
 
-def refuse(config: TrainConfig) -> None:
+def check_warm_start(config: TrainConfig) -> None:
     """ValueError where `config` asks for a warm start that cannot be."""
     if not config.warm_start:
         return
