@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize
 from timm.layers import DropBlock2d
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_arat import PGD, convert_split_norm, in_pixels, norm_branch
 from timm_arat.attacks import search
@@ -212,6 +213,38 @@ def test_a_plain_attack_costs_one_pass_a_step(steps: int, norm_mode: Any) -> Non
         PGD(steps=steps, norm_mode=norm_mode)(model, *batch())
     assert len(seen) == steps
     assert model.bn1.num_batches_tracked == (steps if norm_mode == "train" else 0)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for its device: a value that is asked for, a shape that depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        masked = name in ("index", "index_put_") and any(i is not None and i.dtype == torch.bool for i in args[1])
+        self.count += masked or name in ("_local_scalar_dense", "equal", "nonzero", "masked_select")
+        return func(*args, **(kwargs or {}))
+
+
+@each_attack
+def test_no_step_of_an_attack_waits_for_the_device(attack: PGD) -> None:
+    counts = []
+    for steps in (1, 6):
+        with Waits() as waits:
+            replace(attack, steps=steps)(net(), *batch())
+        counts.append(waits.count)
+    assert counts[0] == counts[1] <= 4, "range of the images, and whether the folded network is the network"
+
+
+def test_a_wait_would_be_seen() -> None:
+    x = torch.rand(3)
+    for wait in (lambda: float(x.sum()), lambda: bool((x > 2).any()), lambda: x[x > 0.5], lambda: torch.equal(x, x)):
+        with Waits() as waits:
+            wait()
+        assert waits.count == 1
 
 
 # BatchNorm during the attack

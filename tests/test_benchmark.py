@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def test_every_section_is_in_the_json(result):
         assert set(found[section]["ratios"]) == set(QUICK)
         assert found[section]["geometric_mean"] > 0
     assert set(found["step"]["methods"]) == {"madry", "trades"}
+    assert set(found["step"]["compiled"]["ratios"]) == (set(QUICK) if shutil.which("g++") else set())
     assert set(found["memory"]["given_back"]["ratios"]) == set(QUICK)
     for section in ("step", "limit"):
         assert set(found[section]["float32"]["ratios"]) == set(QUICK)

@@ -373,6 +373,24 @@ def test_unknown_optimizer_and_schedule_are_errors(tmp_path):
         )
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lion"])
+def test_a_fused_optimizer_steps_as_the_plain_one(tmp_path, name):
+    """lion has no fused form in timm; asked in `kwargs`, the others are plain too."""
+    after = []
+    for kwargs in ({}, {"fused": False}) if name != "lion" else ({}, {}):
+        torch.manual_seed(0)
+        method = ARAT(timm.create_model("resnet20_cifar", layers=(1, 1), channels=(8, 8)))
+        settings = OptimizerConfig(name=name, lr=0.01, kwargs=kwargs)
+        optimizer = build_optimizer(tiny(tmp_path, optimizer=settings), method)
+        assert optimizer.defaults.get("fused", False) == (name != "lion" and not kwargs)
+        for _ in range(3):
+            for p in method.parameters():
+                p.grad = torch.randn_like(p)
+            optimizer.step()
+        after.append(torch.cat([p.detach().flatten() for p in method.parameters()]))
+    assert torch.allclose(*after, rtol=1e-5, atol=1e-7)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     log = Log(Accelerator(), tmp_path, every=1)
     with pytest.raises(ValueError, match="lower optimizer.lr"):

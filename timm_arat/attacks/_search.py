@@ -131,9 +131,10 @@ def check(x: Tensor, y: Tensor, start: Tensor | None = None) -> None:
         raise ValueError(f"labels must be N integers for {len(x)} images; these are {tuple(y.shape)} {y.dtype}")
     if start is not None and start.shape != x.shape:
         raise ValueError(f"start must be of the images' shape {tuple(x.shape)}; it is {tuple(start.shape)}")
-    if len(x) and not (0 <= float(x.detach().amin()) and float(x.detach().amax()) <= 1):
-        low, high = float(x.detach().amin()), float(x.detach().amax())
-        raise ValueError(
-            f"images must be in [0, 1]; these are in [{low:.4g}, {high:.4g}]: "
-            "attack timm_arat.in_pixels(model), which normalises inside, with unnormalised images"
-        )
+    if len(x):
+        low, high = (float(value) for value in torch.aminmax(x.detach()))
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"images must be in [0, 1]; these are in [{low:.4g}, {high:.4g}]: "
+                "attack timm_arat.in_pixels(model), which normalises inside, with unnormalised images"
+            )

@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyautoattack
@@ -15,10 +16,14 @@ from ..data import DataConfig, load, subset, tensors
 from ..evaluation import evaluate
 from ..evaluation._autoattack import ATTACKS, NORMS
 from ..evaluation._model import open_model
+from ..fold import folded
 from ..methods import Madry
 from ..pixels import in_pixels
+from ._limit import Recorder
+from ._timing import Sides, in_turn, ratio
 
 EPOCHS = 15  # of the network that is trained here where none is given
+PASSES = 50  # rounds of single passes, which are short
 
 
 def measure(
@@ -71,10 +76,49 @@ def measure(
         "robust": {side: sum(flags) for side, flags in robust.items()},
         "disagree": [i for i, (a, b) in enumerate(zip(*robust.values(), strict=True)) if a != b],
         "seconds_by_attack": {attack: round(seconds, 3) for attack, seconds in by_attack.items()},
+        "passes": _passes(net, x[:quarter]),
     }
     ratios = f"{result['ratio']:.2f}x, {result['cpu_ratio']:.2f}x of processor time"
     say(f"evaluation: {ratios}, robust {result['robust']}, {len(result['disagree'])} images disagree")
     return result
+
+
+def _passes(net: nn.Module, x: Tensor) -> dict[str, dict[str, float]]:
+    """How many times longer a plain pass takes than `ours`, folded, and than its `convolutions` alone, which is what
+    no evaluator that computes them can exceed: `forward`, and with the `gradient` to the images."""
+    x = x.to(next(net.parameters()).device)
+    plain = copy.deepcopy(net).eval().requires_grad_(False)
+    ours = copy.deepcopy(plain)
+    with torch.no_grad(), Recorder() as recorder:
+        plain(x)
+    convs = recorder.found
+    grads = [torch.randn_like(conv.forward()) for conv in convs]
+
+    def gradient(model: nn.Module) -> None:
+        leaf = x.detach().requires_grad_()
+        torch.autograd.grad(model(leaf).sum(), leaf)
+
+    def forward(model: nn.Module) -> None:
+        with torch.no_grad():
+            model(x)
+
+    def convolutions(and_back: bool) -> None:
+        for conv in convs:
+            conv.forward()
+        for conv, grad in zip(convs, grads, strict=True) if and_back else ():
+            conv.backward(grad, to_input=True, to_weight=False)
+
+    found: dict[str, dict[str, float]] = {}
+    with folded(ours, x[:1]):
+        for name, run in {"forward": forward, "gradient": gradient}.items():
+            sides: Sides = {
+                "plain": partial(run, plain),
+                "ours": partial(run, ours),
+                "convolutions": partial(convolutions, and_back=name == "gradient"),
+            }
+            seconds = in_turn(sides, PASSES)
+            found[name] = {side: ratio(seconds, "plain", side)["median"] for side in ("ours", "convolutions")}
+    return found
 
 
 def _plainly(net: nn.Module, x: Tensor, y: Tensor, eps: float, batch: int) -> Tensor:

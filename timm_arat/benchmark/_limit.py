@@ -16,7 +16,7 @@ from ._timing import in_turn, medians, ratio, summary
 
 
 @dataclass(frozen=True)
-class _Conv:
+class Conv:
     """One convolution of a network and tensors of its shapes, channels last."""
 
     x: Tensor
@@ -65,27 +65,27 @@ def _convolutions(side: Side, shape: Shape) -> Step:
     return run
 
 
-class _Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):
     """Takes down every convolution that runs inside, whatever module asks for it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[_Conv] = []
+        self.found: list[Conv] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.convolution.default:
             x, weight, _, *settings = args
             x, weight = (t.detach().contiguous(memory_format=torch.channels_last) for t in (x, weight))
-            self.found.append(_Conv(x, weight, tuple(settings)))
+            self.found.append(Conv(x, weight, tuple(settings)))
         return func(*args, **(kwargs or {}))
 
 
-def _record(side: Side, shape: Shape) -> list[_Conv]:
+def _record(side: Side, shape: Shape) -> list[Conv]:
     """The convolutions of one pass, in their order and precision."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     x, _ = shape.images()
     model = shape.build().to(device).eval()
     model, x, precision = as_trained(model, x.to(device), "no" if side == "ours_float32" else "auto")
-    with torch.no_grad(), precision, _Recorder() as recorder:
+    with torch.no_grad(), precision, Recorder() as recorder:
         model(x)
     return recorder.found

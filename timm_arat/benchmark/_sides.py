@@ -15,7 +15,7 @@ from ..precision import keep_depthwise_in_float32, resolve_precision
 from ._shapes import Shape
 from ._textbook import TEXTBOOK
 
-Side = Literal["ours", "ours_float32", "ours_checkpointing", "textbook", "textbook_eval"]
+Side = Literal["ours", "ours_float32", "ours_checkpointing", "ours_compiled", "textbook", "textbook_eval"]
 Step = Callable[[], None]
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -24,8 +24,8 @@ def make_step(side: Side, method_name: str, shape: Shape, attack: PGD) -> Step:
     """One training step to be called again and again.
 
     side: `textbook` attacks in train mode, as the published codes but TRADES'; `textbook_eval` in eval mode, as our
-        default. `ours` is a recipe's default, ours_float32 with `mixed_precision: no`, and ours_checkpointing with
-        `model.checkpointing: true`.
+        default. `ours` is a recipe's default, ours_float32 with `mixed_precision: no`, ours_checkpointing with
+        `model.checkpointing: true`, and ours_compiled with `compile: on`.
     """
     method = _build(method_name, shape, attack)
     x, y = shape.images()
@@ -33,14 +33,17 @@ def make_step(side: Side, method_name: str, shape: Shape, attack: PGD) -> Step:
     method, x, y = method.to(device).train(), x.to(device), y.to(device)
     if side == "ours_checkpointing":
         method.model.set_grad_checkpointing(True)  # type: ignore[operator]  # timm's protocol
+    if side == "ours_compiled":
+        method.model.compile()
     precision: AbstractContextManager[Any] = nullcontext()
-    if side.startswith("ours"):
+    ours = side.startswith("ours")
+    if ours:
         method, x, precision = as_trained(method, x, "no" if side == "ours_float32" else "auto")
     # A learning rate at which random labels do no harm however often it steps.
-    optimizer = torch.optim.SGD(method.parameters(), 1e-5, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(method.parameters(), 1e-5, momentum=0.9, weight_decay=5e-4, fused=ours)
 
     def step() -> None:
-        if side.startswith("ours"):
+        if ours:
             with precision:
                 loss = method(x, y)["loss"]
         else:

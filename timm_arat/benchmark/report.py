@@ -82,6 +82,10 @@ def _step(section: Json) -> list[str]:
         head += ["textbook, s", "textbook, attack in eval mode, s", "ours, s", "ours in float32, s"]
         head += ["default against default", "both in float32", "both in float32, attack in eval mode"]
         lines += ["", f"{name}:", "", *_table(head, [*rows, ["geometric mean", *[""] * 6, *mean]])]
+    compiled = section["compiled"]
+    rows = [[shape, _times(compiled, shape), f"{seconds:.0f}"] for shape, seconds in compiled["warm_up"].items()]
+    head = ["shape", "ours (ARAT) against ours compiled", "warm-up, s"]
+    lines += ["", "With `compile: on`, its warm-up from an empty cache:", "", *_table(head, rows)]
     return lines[1:]
 
 
@@ -123,7 +127,12 @@ def _evaluation(section: Json) -> list[str]:
         *_table(["evaluator", "seconds", "of the processor", "robust images"], rows),
         "",
         f"Ratio **{section['ratio']:.2f}**, of processor time **{section['cpu_ratio']:.2f}**; the two disagree on "
-        f"{len(section['disagree'])} images.",
+        f"{len(section['disagree'])} images. A single plain pass of {-(-section['images'] // 4)} images against:",
+        "",
+        *_table(
+            ["pass", "ours", "its convolutions alone"],
+            [[name, f"{each['ours']:.2f}", f"{each['convolutions']:.2f}"] for name, each in section["passes"].items()],
+        ),
     ]
 
 
