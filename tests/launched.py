@@ -31,6 +31,8 @@ def watch(self, epoch):
     seen["threads"] = torch.get_num_threads()
     if self.session.warm is not None:
         seen["without_start"] = float(self.session.warm.before.isnan().double().mean())
+    if self.session.guard is not None:
+        seen["guard"] = [self.session.guard.best, self.session.guard.last, self.session.guard.snapshot["step"]]
     seen["rank"] = self.accelerator.process_index
     seen["noise"] = float(torch.rand(()))
 

@@ -180,8 +180,8 @@ def test_destroyed_weights_are_measured_as_a_collapse(tmp_path, monkeypatch):
     seen = follow(monkeypatch)
     step_of = Loop._step
 
-    def destroying(self, x, y, place):
-        terms = step_of(self, x, y, place)
+    def destroying(self, x, y):
+        terms = step_of(self, x, y)
         if len(seen.attacks) == 75:
             for parameter in self.method.parameters():
                 parameter.data.zero_()

@@ -48,16 +48,17 @@ def test_two_processes_hold_the_same_weights_and_statistics(tmp_path, method):
     assert result["clean"]["n"] == 360  # both shares, each image once
 
 
-def test_two_processes_share_the_perturbations_of_a_warm_start(tmp_path):
+def test_two_processes_share_the_perturbations_of_a_warm_start_and_what_a_guard_measured(tmp_path):
     found = launch(
         "--multi_gpu", "--num_processes", 2, "--main_process_port", 0,
         ROOT / "tests/launched.py", tmp_path, 2, "--output", tmp_path / "run",
-        *TINY, "--epochs", 2, "--warm_start", "true",
+        *TINY, "--epochs", 2, "--warm_start", "true", "--guard.every", 3, "--guard.images", 63,
         env={"ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
     assert found.returncode == 0, found.stderr[-2000:]
     first, second = (json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(2))
     assert first["parameters"] == second["parameters"]
+    assert first["guard"] == second["guard"] and first["guard"][0] > 0
     # In the second epoch, all images but those of a last, partial batch have a start, whichever process attacked them.
     assert first["without_start"] == second["without_start"] < 0.25
     assert not list((tmp_path / "run").glob("perturbations-*"))

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from timm_arat import PGD
 from timm_arat.data import DataConfig, load
-from timm_arat.engine import loop as loop_module
 from timm_arat.engine.batches import SeededBatches, stack
 from timm_arat.engine.config import EvaluationConfig, ModelConfig, OptimizerConfig, TrainConfig
 from timm_arat.engine.loop import Interrupted, Loop
@@ -208,15 +207,21 @@ def test_a_warm_step_reaches_a_higher_loss_than_a_cold_one(tmp_path):
 def spy(monkeypatch) -> list[SimpleNamespace]:
     """What each training step starts from and ends with."""
     seen: list[SimpleNamespace] = []
-    step = Loop._step
+    places: list[tuple[Tensor, Tensor]] = []
+    perturb, begins = PGD.perturb, Perturbations.start
 
-    def watch(self, x, y, place):
-        start = None if self.session.warm is None else self.session.warm.start(x, *place)
-        terms = step(self, x, y, place)
-        seen.append(SimpleNamespace(x=x, place=place, start=start, x_adv=terms["x_adv"], attack=self.method.attack))
-        return terms
+    def place(self, x, index, grid):
+        places.append((index, grid))
+        return begins(self, x, index, grid)
 
-    monkeypatch.setattr(loop_module.Loop, "_step", watch)
+    def watch(self, model, x, y, start=None):
+        found = perturb(self, model, x, y, start)
+        if start is not None:
+            seen.append(SimpleNamespace(x=x, place=places[-1], start=start, x_adv=found.x_adv, attack=self))
+        return found
+
+    monkeypatch.setattr(Perturbations, "start", place)
+    monkeypatch.setattr(PGD, "perturb", watch)
     return seen
 
 

@@ -11,8 +11,6 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-_BATCHES = ("output", "x_adv")  # of a method's terms, those that are no numbers
-
 
 class Log:
     """Speaks on the main process only; collects terms on the device and fetches them every `every` steps."""
@@ -49,16 +47,16 @@ class Log:
             )
 
     def step(self, terms: dict[str, Tensor], images: int, lr: float, step: int) -> None:
-        """Take in the terms of one step (scalars; 'output' and 'x_adv' are left out); `images` over all processes."""
+        """Take in the terms of one step (scalars; 'output' is left out); `images` over all processes."""
         for name, value in terms.items():
-            if name not in _BATCHES:
+            if name != "output":
                 self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach().clone()
         self.count += 1
         self.images += images
         if self.bar is not None:
             self.bar.update()
         if step % self.every == 0:
-            now = {name: float(value.detach()) for name, value in terms.items() if name not in _BATCHES}
+            now = {name: float(value.detach()) for name, value in terms.items() if name != "output"}
             if not math.isfinite(now["loss"]):
                 raise ValueError(
                     f"the loss is {now['loss']} at step {step} ({_terms(now)}): lower optimizer.lr, set "

@@ -2,7 +2,7 @@
 
 import math
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,9 @@ class Loop:
             update = epoch * self.updates + step // self.config.optimizer.accumulate
             if self.config.optimizer.by_step:
                 session.schedule.step_update(update)
-            with session.guard.attacking() if session.guard is not None else nullcontext():
-                terms = self._step(x.contiguous(memory_format=torch.channels_last), y, place)
+            x = x.contiguous(memory_format=torch.channels_last)
+            with self._attacks(x, place):
+                terms = self._step(x, y)
             # Before the average: weights that are found to have collapsed do not go into it.
             if session.guard is not None and accelerator.sync_gradients and (line := session.guard.after(update + 1)):
                 log.say(line)
@@ -93,19 +94,25 @@ class Loop:
             if step + 1 < self.steps and accelerator.sync_gradients:
                 self._checkpoint_if_due(epoch, step + 1)
 
-    def _step(self, x: Tensor, y: Tensor, place: list[Tensor]) -> dict[str, Tensor]:
-        """One forward, backward and update; the terms of the loss. `place`: index and grid, for a warm start."""
+    def _attacks(self, x: Tensor, place: list[Tensor]) -> AbstractContextManager[Any]:
+        """Inside, the method attacks as guard and warm start want it; `place`: index and grid of `x` for the latter."""
+        stack, session = ExitStack(), self.session
+        if session.guard is not None:
+            stack.enter_context(session.guard.attacking())
+        if session.warm is not None:
+            stack.enter_context(session.warm.attacking(self.method, x, *place))
+        return stack
+
+    def _step(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """One forward, backward and update; the terms of the loss."""
         session, accelerator = self.session, self.accelerator
         with self.compiled(), accelerator.accumulate(session.wrapped):
-            warm = () if session.warm is None else (session.warm.start(x, *place),)
-            terms: dict[str, Tensor] = session.wrapped(x, y, *warm)
+            terms: dict[str, Tensor] = session.wrapped(x, y)
             accelerator.backward(terms["loss"])
             if accelerator.sync_gradients and self.config.optimizer.clip_grad is not None:
                 accelerator.clip_grad_norm_(self.method.parameters(), self.config.optimizer.clip_grad)
             session.optimizer.step()
             session.optimizer.zero_grad()
-        if session.warm is not None:
-            session.warm.keep(terms["x_adv"] - x, *place)
         return terms
 
     def _finish(self, epoch: int) -> None:

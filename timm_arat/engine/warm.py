@@ -2,14 +2,19 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..attacks import PGD, Perturbed
 from ..data import Images
+from ..methods import Method
 from .config import TrainConfig, method_name
 
 
@@ -59,6 +64,18 @@ class Perturbations:
         self.accelerator.wait_for_everyone()
         self.before, self.after = self._open(epoch), self._open(epoch + 1)
         self.epoch = epoch
+
+    @contextmanager
+    def attacking(self, method: Method, x: Tensor, index: Tensor, grid: Tensor) -> Iterator[None]:
+        """Inside, the attack of `method` on `x` starts from what is stored for it; what it finds is stored after."""
+        attack: Any = method.attack
+        warm: Any = _Started(attack, self.start(x, index, grid))
+        method.attack = warm
+        try:
+            yield
+        finally:
+            method.attack = attack
+        self.keep(warm.x_adv - x, index, grid)
 
     def start(self, x: Tensor, index: Tensor, grid: Tensor) -> Tensor:
         """Where to attack augmented images `x` (NxCxHxW) from: in their shape, not projected, NaN where not known.
@@ -134,6 +151,18 @@ class Perturbations:
                 f"warm_start keeps {2 * self.size / 1e9:.3g} GB of perturbations in {self.folder}, where "
                 f"{free / 1e9:.3g} GB are free: free some, name an --output on another disk, or leave warm_start out"
             )
+
+
+class _Started:
+    """`attack` from `start`, and the `x_adv` that it finds."""
+
+    def __init__(self, attack: PGD, start: Tensor) -> None:
+        self.attack, self.x_adv = attack, start
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
+        found = self.attack.perturb(model, x, y, self.x_adv)
+        self.x_adv = found.x_adv
+        return found
 
 
 def _expanded(grid: Tensor, channels: int) -> Tensor:

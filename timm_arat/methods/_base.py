@@ -71,11 +71,10 @@ class Method(nn.Module):
         """Logits NxK of clean images in [0, 1], by the branch that serves them in training."""
         return self.pixels(x)
 
-    def forward(self, x: Tensor, y: Tensor, start: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Images NxCxHxW in [0, 1] and classes N to {'loss': scalar, 'output': logits NxK, name: term for the log}.
 
-        A method that attacks also gives its adversarial images, 'x_adv' NxCxHxW, and takes their `start`
-        (`PGD.perturb`); one that does not ignores it.
+        A method that attacks does so by `self.attack.perturb(self.pixels, x, y)`, which the engine may have replaced.
         """
         raise NotImplementedError
 

@@ -63,10 +63,10 @@ class ARAT(Method):
         with self._branch("aux"):
             return self.pixels(x)
 
-    def forward(self, x: Tensor, y: Tensor, start: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         if self.config.noisy_clean:
             x = x + torch.empty_like(x).uniform_(-self.attack.radius, self.attack.radius)
-        found = self._perturb(x, y, start)
+        found = self._perturb(x, y)
         weight_adv, weight_clean = (self.balance, 1 - self.balance) if self.config.auto_balance else (1, 1)
         if self._separable:
             logits_clean, z = self._pass(x, "aux")
@@ -86,7 +86,6 @@ class ARAT(Method):
         return {
             "loss": loss,
             "output": logits_adv,
-            "x_adv": found.x_adv,
             "ce_adv": ce_adv.detach(),
             "ce_clean": ce_clean.detach(),
             "invariance": invariance.detach().mean(),
@@ -111,14 +110,12 @@ class ARAT(Method):
             logits, features = tap(self.model, self.pixels.normalize(x), self.layers)
         return precise(logits), [precise(feature) for feature in features.values()]
 
-    def _perturb(self, x: Tensor, y: Tensor, start: Tensor | None) -> Any:
+    def _perturb(self, x: Tensor, y: Tensor) -> Any:
         with self._branch("main"):
             if self.config.noisy_clean:
-                if start is not None:
-                    raise ValueError("noisy_clean attacks from the centre of its ball: it takes no other start")
                 # Unclamped, as the official code: the centre may leave [0, 1].
                 return search(replace(self.attack, random_start=False), self.pixels, x, y)
-            return self.attack.perturb(self.pixels, x, y, start)
+            return self.attack.perturb(self.pixels, x, y)
 
     def _branch(self, branch: Literal["main", "aux", "both"]) -> Any:
         if self.config.split_norm == "none":

@@ -25,14 +25,13 @@ class Madry(Method):
     def begin_epoch(self, epoch: int, clean_accuracy: float | None = None) -> None:
         self.attack = self.config.attack.at_epoch(epoch)
 
-    def forward(self, x: Tensor, y: Tensor, start: Tensor | None = None) -> dict[str, Tensor]:
-        found = self.attack.perturb(self.pixels, x, y, start)
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        found = self.attack.perturb(self.pixels, x, y)
         logits = precise(self.pixels(found.x_adv))
         loss = F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing)
         return {
             "loss": loss,
             "output": logits,
-            "x_adv": found.x_adv,
             "acc_adv": accuracy(logits, y),
             "zero_grad": found.zero_grad.float().mean(),
         }

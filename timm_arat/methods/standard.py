@@ -17,7 +17,7 @@ class Standard(Method):
         super().__init__(model)
         self.config = replace(config or StandardConfig(), **settings)
 
-    def forward(self, x: Tensor, y: Tensor, start: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         logits = precise(self.pixels(x))
         loss = F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing)
         return {"loss": loss, "output": logits, "acc_clean": accuracy(logits, y)}

@@ -28,15 +28,14 @@ class TRADES(Method):
     def begin_epoch(self, epoch: int, clean_accuracy: float | None = None) -> None:
         self.attack = self.config.attack.at_epoch(epoch)
 
-    def forward(self, x: Tensor, y: Tensor, start: Tensor | None = None) -> dict[str, Tensor]:
-        found = self.attack.perturb(self.pixels, x, y, start)
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        found = self.attack.perturb(self.pixels, x, y)
         logits_clean, logits_adv = precise(self.pixels(x)), precise(self.pixels(found.x_adv))  # NxK each
         ce_clean = F.cross_entropy(logits_clean, y)
         kl = prediction_divergence(logits_clean, logits_adv)
         return {
             "loss": ce_clean + self.config.beta * kl,
             "output": logits_adv,
-            "x_adv": found.x_adv,
             "ce_clean": ce_clean.detach(),
             "kl": kl.detach(),
             "acc_adv": accuracy(logits_adv, y),
