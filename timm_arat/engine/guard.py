@@ -57,7 +57,7 @@ class Guard:
     @contextmanager
     def attacking(self) -> Iterator[None]:
         """The method's attack inside: its own, or the many-step one during a recovery."""
-        attack: Any = self.method.attack
+        attack = self.method.attack
         if self.remaining:
             self.method.attack = replace(attack, steps=self.config.steps, step_size=None)
         try:

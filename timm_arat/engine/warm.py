@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,9 +67,8 @@ class Perturbations:
     @contextmanager
     def attacking(self, method: Method, x: Tensor, index: Tensor, grid: Tensor) -> Iterator[None]:
         """Inside, the attack of `method` on `x` starts from what is stored for it; what it finds is stored after."""
-        attack: Any = method.attack
-        warm: Any = _Started(attack, self.start(x, index, grid))
-        method.attack = warm
+        attack = method.attack
+        method.attack = warm = _Started(attack, self.start(x, index, grid))
         try:
             yield
         finally:

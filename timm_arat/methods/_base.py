@@ -1,7 +1,7 @@
 """What every training method shares: one `nn.Module`, one forward a step."""
 
 from collections.abc import Collection
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +20,23 @@ class Method(nn.Module):
 
     Attributes:
         pixels: The backbone behind its normalisation; takes NCHW in [0, 1].
+        config: The method's settings, one of `configs`.
+        attack: That of this epoch, for methods whose settings have one.
         frozen_norms: Norms that training leaves as they are; see `freeze_norms`.
         needs_clean_accuracy: The engine measures clean training accuracy before each epoch for `begin_epoch`.
     """
 
     needs_clean_accuracy = False
+    config: Any
+    attack: Any
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, config: Any) -> None:
         super().__init__()
         self.pixels = in_pixels(model)
+        self.config = config
         self.frozen_norms: list[nn.Module] = []
+        if hasattr(config, "attack"):
+            self.attack = config.attack
 
     def freeze_norms(self, branches: Collection[str]) -> None:
         """Keep the BatchNorms of `branches` (of 'main' and 'aux') as they are from here on, for fine-tuning.
@@ -66,6 +73,8 @@ class Method(nn.Module):
 
     def begin_epoch(self, epoch: int, clean_accuracy: float | None = None) -> None:
         """Set what stays constant during epoch `epoch` (from 0); `clean_accuracy` is in [0, 1]."""
+        if hasattr(self.config, "attack"):
+            self.attack = self.config.attack.at_epoch(epoch)
 
     def clean_logits(self, x: Tensor) -> Tensor:
         """Logits NxK of clean images in [0, 1], by the branch that serves them in training."""

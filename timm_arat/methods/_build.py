@@ -21,4 +21,4 @@ _METHODS: dict[type, type[Method]] = {
 
 def build(model: nn.Module, config: Any) -> Method:
     """The method around `model` that `config`, one of `configs`, describes."""
-    return _METHODS[type(config)](model, config)  # type: ignore[call-arg]  # each takes its own settings
+    return _METHODS[type(config)](model, config)

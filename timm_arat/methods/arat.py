@@ -32,12 +32,12 @@ class ARAT(Method):
         ValueError: the model has no norm of the kind to split, a layer does not exist, or a setting is out of range.
     """
 
+    config: ARATConfig
     balance: Tensor
 
     def __init__(self, model: nn.Module, config: ARATConfig | None = None, **settings: Any) -> None:
-        super().__init__(model)
-        self.config = config = replace(config or ARATConfig(), **settings)
-        self.attack = config.attack
+        config = replace(config or ARATConfig(), **settings)
+        super().__init__(model, config)
         self.needs_clean_accuracy = config.auto_balance
         self.layers = paper_layers(self.model) if tuple(config.layers) == ("paper",) else tuple(config.layers)
         if config.split_norm != "none":
@@ -54,7 +54,7 @@ class ARAT(Method):
         self.register_buffer("balance", torch.tensor(0.5))
 
     def begin_epoch(self, epoch: int, clean_accuracy: float | None = None) -> None:
-        self.attack = self.config.attack.at_epoch(epoch)
+        super().begin_epoch(epoch)
         if clean_accuracy is not None:
             self.balance.fill_(clean_accuracy)
 

@@ -17,13 +17,10 @@ class Madry(Method):
     mode and report little difference (MadryLab/cifar10_challenge issue 22).
     """
 
-    def __init__(self, model: nn.Module, config: MadryConfig | None = None, **settings: Any) -> None:
-        super().__init__(model)
-        self.config = replace(config or MadryConfig(), **settings)
-        self.attack = self.config.attack
+    config: MadryConfig
 
-    def begin_epoch(self, epoch: int, clean_accuracy: float | None = None) -> None:
-        self.attack = self.config.attack.at_epoch(epoch)
+    def __init__(self, model: nn.Module, config: MadryConfig | None = None, **settings: Any) -> None:
+        super().__init__(model, replace(config or MadryConfig(), **settings))
 
     def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         found = self.attack.perturb(self.pixels, x, y)

@@ -13,9 +13,10 @@ from .configs import StandardConfig
 class Standard(Method):
     """Cross-entropy on clean images."""
 
+    config: StandardConfig
+
     def __init__(self, model: nn.Module, config: StandardConfig | None = None, **settings: Any) -> None:
-        super().__init__(model)
-        self.config = replace(config or StandardConfig(), **settings)
+        super().__init__(model, replace(config or StandardConfig(), **settings))
 
     def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         logits = precise(self.pixels(x))

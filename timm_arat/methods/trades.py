@@ -20,13 +20,10 @@ class TRADES(Method):
     clean images, which so move the running statistics once, before the adversarial ones, not also after them.
     """
 
-    def __init__(self, model: nn.Module, config: TRADESConfig | None = None, **settings: Any) -> None:
-        super().__init__(model)
-        self.config = replace(config or TRADESConfig(), **settings)
-        self.attack = self.config.attack
+    config: TRADESConfig
 
-    def begin_epoch(self, epoch: int, clean_accuracy: float | None = None) -> None:
-        self.attack = self.config.attack.at_epoch(epoch)
+    def __init__(self, model: nn.Module, config: TRADESConfig | None = None, **settings: Any) -> None:
+        super().__init__(model, replace(config or TRADESConfig(), **settings))
 
     def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         found = self.attack.perturb(self.pixels, x, y)
