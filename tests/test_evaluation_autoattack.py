@@ -83,6 +83,7 @@ def test_fast_evaluation_finds_the_same_images_robust():
     ]
     fast, exact = (result.autoattack.correct for result in results)
     assert fast == exact and 0 < sum(exact) < 24
+    assert [result.attacks["autoattack"] for result in results] == ["standard, BatchNorms folded", "standard"]
 
 
 def test_a_state_of_the_other_speed_is_refused(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from timm_arat import PGD, convert_split_norm, norm_branch
+from timm_arat import PGD, convert_split_norm, fold, norm_branch
 from timm_arat.fold import folded
 
 
@@ -153,16 +153,35 @@ def test_a_model_with_hooks_stays_as_it_is(register, x):
         assert num_folded(model) == 0
 
 
-def test_a_norm_that_does_more_than_it_seems_is_noticed(x):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_norm_that_does_more_than_it_seems_is_noticed(x, dtype):
     class Doubling(nn.BatchNorm2d):
         def forward(self, x):
             return 2 * super().forward(x)
 
     model = Net(lambda net, x: net.norm(net.conv(x)))
     model.norm = Doubling(3)
-    wanted = with_statistics(model)(x)
-    with folded(model, x[:2]):
-        assert torch.equal(model(x), wanted)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        wanted = with_statistics(model)(x)
+        with folded(model, x[:2]):
+            assert num_folded(model) == 0
+            assert torch.equal(model(x), wanted)
+
+
+def test_an_error_on_the_way_leaves_the_model_as_it_was(x, monkeypatch):
+    model = build("test_resnet")
+    wanted, fold_one, calls = model(x), fold._fold, []
+
+    def fails(*pair):
+        calls.append(pair)
+        if len(calls) == 3:
+            raise MemoryError
+        return fold_one(*pair)
+
+    monkeypatch.setattr(fold, "_fold", fails)
+    with pytest.raises(MemoryError), folded(model, x[:2]):
+        pass
+    assert num_folded(model) == 0 and torch.equal(model(x), wanted)
 
 
 def test_parametrised_weights_stay_as_they_are(x):

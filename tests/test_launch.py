@@ -64,6 +64,23 @@ def test_two_processes_share_the_perturbations_of_a_warm_start_and_what_a_guard_
     assert not list((tmp_path / "run").glob("perturbations-*"))
 
 
+def test_what_two_processes_train_does_not_depend_on_when_they_save(tmp_path):
+    seen = {}
+    for minutes in (0, 60):
+        folder = tmp_path / str(minutes)
+        folder.mkdir()
+        found = launch(
+            "--multi_gpu", "--num_processes", 2, "--main_process_port", 0,
+            ROOT / "tests/launched.py", folder, 2, "--output", folder / "run",
+            *TINY, "--log_every", 3, "--checkpoint_minutes", minutes, "--keep_checkpoints", 9,
+            env={"ACCELERATE_USE_CPU": "true"},
+        )  # fmt: skip
+        assert found.returncode == 0, found.stderr[-2000:]
+        seen[minutes] = json.loads((folder / "seen-0.json").read_text())
+        assert len(list((folder / "run/checkpoints").iterdir())) == (3 if minutes == 0 else 1)
+    assert seen[0]["parameters"] == seen[60]["parameters"]
+
+
 def test_the_launcher_sets_one_thread_and_the_engine_all_cores(tmp_path):
     found = launch("recipes/train.py", "--output", tmp_path / "run", *TINY)
     assert found.returncode == 0, found.stderr[-2000:]

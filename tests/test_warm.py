@@ -309,6 +309,13 @@ def test_what_cannot_be_warm_started_is_refused(tmp_path, changes, message):
         prepare(tiny(tmp_path, **changes), tmp_path)
 
 
+def test_several_nodes_are_refused(tmp_path, monkeypatch):
+    accelerator = SimpleNamespace(num_processes=4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="4 processes on nodes of 2 each.*train on one node"):
+        Perturbations(accelerator, tmp_path, images())
+
+
 def test_a_disk_without_room_is_refused(tmp_path, monkeypatch):
     warm = Perturbations(Accelerator(cpu=True), tmp_path, images())
     room = 2 * 2 * len(images()) * 64

@@ -163,7 +163,14 @@ def _memory(section: Json) -> list[str]:
     ]
     rows.append(["geometric mean", "", "", "", *(f"**{part['geometric_mean']:.2f}**" for part in parts)])
     head = ["shape", "textbook, MiB", "ours, MiB", "ours, checkpointing, MiB"]
-    return _table([*head, "ratio", "checkpointing", "both giving freed memory back"], rows)
+    lines = _table([*head, "ratio", "checkpointing", "both giving freed memory back"], rows)
+    growth = [
+        [batch, *(f"{sides[side]['mib']:.0f}" for side in ("textbook", "ours")),
+         f"{sides['ours']['mib'] / sides['textbook']['mib']:.2f}"]
+        for batch, sides in section["growth"]["batch"].items()
+    ]  # fmt: skip
+    head = [f"batch of {next(iter(section['mib']))}", "textbook, MiB", "ours, MiB", "ratio"]
+    return [*lines, "", "As the batch grows:", "", *_table(head, growth)]
 
 
 def _origin(result: Json, section: str) -> list[str]:

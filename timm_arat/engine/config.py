@@ -151,6 +151,7 @@ class EvaluationConfig:
         attacks: What is measured on the test set.
         autoattack_images: AutoAttack on this many test images, seeded and stratified; all if not given.
         pgd_images: Clean accuracy and PGD-20 on this many test images; all if not given.
+        fast: Fold BatchNorms away on the test set, equal up to rounding; off, AutoAttack is bitwise the official one.
     """
 
     norm: Literal["linf", "l2", "l1"] = "linf"
@@ -161,6 +162,7 @@ class EvaluationConfig:
     attacks: tuple[Literal["clean", "pgd", "autoattack"], ...] = ("clean", "pgd", "autoattack")
     autoattack_images: int | None = 1000
     pgd_images: int | None = None
+    fast: bool = True
 
 
 @dataclass(frozen=True)

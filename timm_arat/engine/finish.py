@@ -32,9 +32,11 @@ def finish(config: TrainConfig, session: Session, folder: Path, log: Log) -> Rob
     accelerator.wait_for_everyone()
     attacks = config.evaluation.attacks
     log.say(f"measuring the best weights on the test images: {', '.join(attacks)}")
-    results = _measure(config, session, best, attacks, folder, "results")
+    # The exported model, not the trained one: its layers are timm's own, and results.json names it by its hash.
+    results = _measure(config, session, folder / "model", attacks, folder, "results")
     if session.validation is not None:
         last = _load(session, folder / "weights" / "last.safetensors")
+        last = merge_split_norm(last) if is_split(last) else last
         quick = tuple(name for name in attacks if name != "autoattack")
         _measure(config, session, last, quick, folder, "results_last")
     log.say(f"exported to {folder / 'model'}: timm.create_model('local-dir:{folder / 'model'}', pretrained=True)")
@@ -49,17 +51,15 @@ def _load(session: Session, path: Path) -> nn.Module:
 
 
 def _measure(
-    config: TrainConfig, session: Session, model: nn.Module, attacks: tuple[str, ...], folder: Path, name: str
+    config: TrainConfig, session: Session, model: Path | nn.Module, attacks: tuple[str, ...], folder: Path, name: str
 ) -> Robustness:
     """Evaluate each process's share of the test images and merge; the file is written by the main process."""
     accelerator, settings = session.accelerator, config.evaluation
     images = session.data.test
     assert images is not None
-    # What is measured is what was exported: results.json names its weights by their hash.
-    plain = merge_split_norm(model) if is_split(model) else model
     share = range(accelerator.process_index, len(images), accelerator.num_processes)
     part = evaluate(
-        plain,
+        model,
         images,
         norm=settings.norm,
         eps=settings.eps,
@@ -68,10 +68,12 @@ def _measure(
         pgd_limit=settings.pgd_images,
         batch_size=config.data.eval_batch_size,
         seed=config.seed,
+        fast=settings.fast,
         state=folder / f".{name}-{accelerator.process_index}-of-{accelerator.num_processes}.state",
         indices=share if accelerator.num_processes > 1 else None,
         name=f"{config.model.name} {method_name(config.method)}",
         progress=accelerator.is_main_process,
+        device=accelerator.device,
     )
     result = merge(gather_object([part])) if accelerator.num_processes > 1 else part
     if accelerator.is_main_process:

@@ -2,7 +2,8 @@
 
 import math
 import time
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ class Loop:
         loader = accelerator.skip_first_batches(session.loader, done) if done else session.loader
         log.begin(epoch, self.config.epochs, self.steps, done)
         session.wrapped.train()
+        torch.backends.cudnn.benchmark = True  # training batches are of one size; AutoAttack's shrink, see `_finish`
         for step, (x, y, *place) in enumerate(loader, start=done):
             update = epoch * self.updates + step // self.config.optimizer.accumulate
             if self.config.optimizer.by_step:
@@ -94,14 +96,15 @@ class Loop:
             if step + 1 < self.steps and accelerator.sync_gradients:
                 self._checkpoint_if_due(epoch, step + 1)
 
-    def _attacks(self, x: Tensor, place: list[Tensor]) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _attacks(self, x: Tensor, place: list[Tensor]) -> Iterator[None]:
         """Inside, the method attacks as guard and warm start want it; `place`: index and grid of `x` for the latter."""
-        stack, session = ExitStack(), self.session
-        if session.guard is not None:
-            stack.enter_context(session.guard.attacking())
-        if session.warm is not None:
-            stack.enter_context(session.warm.attacking(self.method, x, *place))
-        return stack
+        guard, warm = self.session.guard, self.session.warm
+        with (
+            guard.attacking() if guard is not None else nullcontext(),
+            warm.attacking(self.method, x, *place) if warm is not None else nullcontext(),
+        ):
+            yield
 
     def _step(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """One forward, backward and update; the terms of the loss."""
@@ -118,6 +121,7 @@ class Loop:
     def _finish(self, epoch: int) -> None:
         """Measure, log and save after the last step of `epoch`."""
         seconds, speed = self.log.speed()
+        torch.backends.cudnn.benchmark = False
         average_statistics(self.accelerator, self.method)
         row: dict[str, Any] = {"epoch": epoch + 1, "seconds": seconds, "images_per_second": speed, "lr": self._lr}
         if self.session.guard is not None:
@@ -173,12 +177,14 @@ class Loop:
 
     def _checkpoint_if_due(self, epoch: int, done: int) -> None:
         """Save in the middle of an epoch when a signal came or the last checkpoint is old."""
-        if self.accelerator.num_processes > 1 and done % self.config.log_every:
-            return  # the processes agree now and then, not at every step
+        if self.accelerator.num_processes > 1:
+            if done % self.config.log_every:
+                return  # the processes agree now and then, not at every step
+            # Saved or not: the attacks see these, and what is trained must not depend on when a checkpoint is due.
+            average_statistics(self.accelerator, self.method)
         due = time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes
         due, stop = self._agreed(due, self.signals.came)
         if due or stop:
-            average_statistics(self.accelerator, self.method)
             self._save(epoch, done)
         if stop:
             raise Interrupted(str(self.folder))

@@ -48,9 +48,11 @@ def average_statistics(accelerator: Accelerator, module: nn.Module) -> None:
 def average_named(accelerator: Accelerator, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Average the running statistics among named `tensors` over processes, in place."""
     if accelerator.num_processes > 1:
-        for name, buffer in tensors:
-            if name.endswith(("running_mean", "running_var")):
-                buffer.copy_(accelerator.reduce(buffer, "mean"))
+        found = [buffer for name, buffer in tensors if name.endswith(("running_mean", "running_var"))]
+        if found:
+            together = accelerator.reduce(torch.cat([buffer.flatten() for buffer in found]), "mean")  # one message
+            for buffer, mean in zip(found, together.split([buffer.numel() for buffer in found]), strict=True):
+                buffer.copy_(mean.view_as(buffer))
 
 
 def _share(accelerator: Accelerator, x: Tensor, y: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:

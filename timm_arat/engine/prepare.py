@@ -133,7 +133,6 @@ def start(config: TrainConfig, folder: Path) -> Accelerator:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         threads = config.threads or max(1, len(os.sched_getaffinity(0)) // local)
         torch.set_num_threads(threads)  # the launcher sets OMP_NUM_THREADS=1
-    torch.backends.cudnn.benchmark = True  # every step has the same shapes
     return accelerator
 
 

@@ -39,10 +39,19 @@ class Perturbations:
     a resume in the middle of an epoch reads was overwritten. Each holds float16 [images, C, H W], rounded to 2^-11 of a
     value, and NaN for a pixel that no crop has shown: that one, like padding, starts as it does without a warm start.
 
-    The processes share the files: over several nodes, `folder` must be on a file system that the nodes share.
+    The processes share the files by mapping them into memory, which several nodes cannot.
+
+    Raises:
+        ValueError: there are several nodes.
     """
 
     def __init__(self, accelerator: Accelerator, folder: Path, images: Images) -> None:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        if local < accelerator.num_processes:
+            raise ValueError(
+                f"warm_start: {accelerator.num_processes} processes on nodes of {local} each cannot share the "
+                "perturbations, which are mapped into memory; train on one node, or leave warm_start out"
+            )
         self.accelerator, self.folder = accelerator, folder
         channels, height, width = images.plain()[0][0].shape
         self.shape = (len(images), channels, height * width)
@@ -67,7 +76,7 @@ class Perturbations:
     @contextmanager
     def attacking(self, method: Method, x: Tensor, index: Tensor, grid: Tensor) -> Iterator[None]:
         """Inside, the attack of `method` on `x` starts from what is stored for it; what it finds is stored after."""
-        attack = method.attack
+        index, attack = index.cpu(), method.attack
         method.attack = warm = _Started(attack, self.start(x, index, grid))
         try:
             yield
@@ -79,17 +88,17 @@ class Perturbations:
         """Where to attack augmented images `x` (NxCxHxW) from: in their shape, not projected, NaN where not known.
 
         Args:
-            index: Numbers of the images in the training split, N.
+            index: Numbers of the images in the training split, N, on the CPU.
             grid: Source of each pixel, Nx1xHxW; see `Images.grid`.
         """
-        padded = F.pad(self.before[index.cpu()].to(x.device), (1, 0), value=torch.nan)
+        padded = F.pad(self.before[index].to(x.device), (1, 0), value=torch.nan)
         return x + padded.gather(2, _expanded(grid, x.shape[1])).view_as(x)
 
     def keep(self, delta: Tensor, index: Tensor, grid: Tensor) -> None:
         """Store the perturbations `delta` (NxCxHxW) of augmented images; pixels outside the crop stay as they were."""
-        padded = F.pad(self.before[index.cpu()].to(delta.device), (1, 0))
+        padded = F.pad(self.before[index].to(delta.device), (1, 0))
         padded.scatter_(2, _expanded(grid, delta.shape[1]), delta.flatten(2).to(padded.dtype))
-        self.after[index.cpu()] = padded[:, :, 1:].cpu()
+        self.after[index] = padded[:, :, 1:].cpu()
 
     def flush(self) -> None:
         """To the disk; before a checkpoint, which counts on what this epoch has written."""
@@ -136,8 +145,8 @@ class Perturbations:
         if not path.exists() or path.stat().st_size != self.size:
             raise ValueError(
                 f"warm_start: {path} is gone or of other images, which happens where an older checkpoint, a finished "
-                "run or one that began without warm_start is resumed, and where the nodes share no file system: start "
-                "afresh with another --output, or go on with --warm_start false"
+                "run or one that began without warm_start is resumed: start afresh with another --output, or go on "
+                "with --warm_start false"
             )
         return torch.from_file(str(path), shared=True, size=self.size // 2, dtype=torch.float16).view(self.shape)
 

@@ -108,7 +108,8 @@ def evaluate(
         if "autoattack" in attacks:
             official = standard_attacks(net, num_classes, norm=norm, eps=pgd.radius, seed=seed)
             stages.append((images.thorough, official))
-            settings["autoattack"] = "standard" if num_classes >= 10 else f"standard, {num_classes - 1} targets"
+            facts = ["standard", f"{num_classes - 1} targets" * (num_classes < 10), "BatchNorms folded" * fast]
+            settings["autoattack"] = ", ".join(filter(None, facts))
         identity = {
             "weights": fingerprint(net),
             "images": images.source.fingerprint,
