@@ -12,6 +12,7 @@ from ..data import DataConfig
 from ..evaluation._model import open_model
 from ..pixels import in_pixels
 from ._evaluation import test_images
+from ._machine import device
 from ._shapes import CLASSES, Shape
 from ._sides import as_trained
 from ._step import STEPS
@@ -76,9 +77,8 @@ def measure(shapes: Mapping[str, Shape], rounds: int, say: Callable[[str], None]
     absent: set[str] = set()
     attack = PGD(steps=STEPS)
     for key, shape in shapes.items():
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        x, y = (t.to(device) for t in shape.images())
-        net = in_pixels(shape.build().to(device)).eval()
+        x, y = (t.to(device()) for t in shape.images())
+        net = in_pixels(shape.build().to(device())).eval()
         sides = {side: _ours(shape, x, y, attack, precision) for side, precision in PRECISIONS.items()}
         for name, make in LIBRARIES.items():
             try:
@@ -110,8 +110,8 @@ def strength(
 ) -> dict[str, Any]:
     """How many images a trained `model` has right, in float32, after PGD-10 in each precision from the same starts."""
     net: Any  # a timm model in pixels
-    net, name = open_model(model)
-    x, y = test_images(config, net.model.pretrained_cfg["input_size"], images)
+    net, name = open_model(model, device())
+    x, y = (t.to(device()) for t in test_images(config, net.model.pretrained_cfg["input_size"], images))
     robust: dict[str, int] = {}
     for side, mixed_precision in PRECISIONS.items():
         found, x, precision = as_trained(copy.deepcopy(net), x, mixed_precision)

@@ -20,6 +20,7 @@ from ..fold import folded
 from ..methods import Madry
 from ..pixels import in_pixels
 from ._limit import Recorder
+from ._machine import device
 from ._timing import Sides, in_turn, ratio
 
 EPOCHS = 15  # of the network that is trained here where none is given
@@ -44,7 +45,7 @@ def measure(
         net, (x, y) = _trained(config, eps, images, epochs)
         name = f"resnet20_cifar, {epochs} epochs of PGD training on {config.name}"
     else:
-        net, name = open_model(model)
+        net, name = open_model(model, device())
         x, y = test_images(config, net.model.pretrained_cfg["input_size"], images)
     robust: dict[str, list[bool]] = {"ours": [], "pyautoattack": []}
     wall, cpu = dict.fromkeys(robust, 0.0), dict.fromkeys(robust, 0.0)
@@ -68,6 +69,7 @@ def measure(
     result: dict[str, Any] = {
         "model": name,
         "images": len(y),
+        "batch": min(quarter, batch),
         "eps": eps,
         "seconds": {side: round(wall[side], 3) for side in robust},
         "cpu_seconds": {side: round(cpu[side], 3) for side in robust},
@@ -86,7 +88,7 @@ def measure(
 def _passes(net: nn.Module, x: Tensor) -> dict[str, dict[str, float]]:
     """How many times longer a plain pass takes than `ours`, folded, and than its `convolutions` alone, which is what
     no evaluator that computes them can exceed: `forward`, and with the `gradient` to the images."""
-    x = x.to(next(net.parameters()).device)
+    x = x.to(device())
     plain = copy.deepcopy(net).eval().requires_grad_(False)
     ours = copy.deepcopy(plain)
     with torch.no_grad(), Recorder() as recorder:
@@ -124,10 +126,9 @@ def _passes(net: nn.Module, x: Tensor) -> dict[str, dict[str, float]]:
 def _plainly(net: nn.Module, x: Tensor, y: Tensor, eps: float, batch: int) -> Tensor:
     """Flags of the official package as its documentation calls it, for no more targets than there are."""
     net = copy.deepcopy(net).eval()
-    device = next(net.parameters()).device
-    official = pyautoattack.AutoAttack(net, norm=NORMS["linf"], eps=eps, seed=0, version="standard", device=device)
+    official = pyautoattack.AutoAttack(net, norm=NORMS["linf"], eps=eps, seed=0, version="standard", device=device())
     with torch.no_grad():
-        targets = net(x[:1].to(device)).shape[1] - 1
+        targets = net(x[:1].to(device())).shape[1] - 1
     for part in (official.apgd_targeted, official.fab):
         part.n_target_classes = min(part.n_target_classes, targets)
     _, found = official.run_standard_evaluation(x, y, batch_size=batch)
@@ -147,9 +148,9 @@ def _trained(config: DataConfig, eps: float, images: int, epochs: int) -> tuple[
     size = (config.in_chans, config.image_size or 8, config.image_size or 8)
     data = load(config, input_size=size)
     assert data.train is not None
-    x, y = tensors(data.train)
+    x, y = (t.to(device()) for t in tensors(data.train))
     model = timm.create_model("resnet20_cifar", num_classes=data.num_classes, in_chans=config.in_chans)
-    method = Madry(model, attack=PGD(eps=eps, steps=3)).train()
+    method = Madry(model, attack=PGD(eps=eps, steps=3)).to(device()).train()
     optimizer = torch.optim.Adam(method.parameters(), 3e-3)
     for _ in range(epochs):
         for chosen in torch.randperm(len(x)).split(128):

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..attacks import PGD
+from ._machine import device
 from ._shapes import Shape
 from ._sides import Side, Step, as_trained, make_step
 from ._step import STEPS
@@ -82,10 +83,9 @@ class Recorder(TorchDispatchMode):
 
 def _record(side: Side, shape: Shape) -> list[Conv]:
     """The convolutions of one pass, in their order and precision."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     x, _ = shape.images()
-    model = shape.build().to(device).eval()
-    model, x, precision = as_trained(model, x.to(device), "no" if side == "ours_float32" else "auto")
+    model = shape.build().to(device()).eval()
+    model, x, precision = as_trained(model, x.to(device()), "no" if side == "ours_float32" else "auto")
     with torch.no_grad(), precision, Recorder() as recorder:
         model(x)
     return recorder.found

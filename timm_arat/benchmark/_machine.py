@@ -13,6 +13,11 @@ import torch
 PACKAGES = ("torch", "timm", "timm_arat", "pyautoattack")
 
 
+def device() -> torch.device:
+    """What is measured."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def facts() -> dict[str, Any]:
     """Command, machine and versions, without which a number means nothing."""
     return {

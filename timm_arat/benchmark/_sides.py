@@ -12,6 +12,7 @@ from ..attacks import PGD
 from ..methods import CONFIGS, Method, build
 from ..norm import batch_norms
 from ..precision import keep_depthwise_in_float32, resolve_precision
+from ._machine import device
 from ._shapes import Shape
 from ._textbook import TEXTBOOK
 
@@ -29,8 +30,7 @@ def make_step(side: Side, method_name: str, shape: Shape, attack: PGD) -> Step:
     """
     method = _build(method_name, shape, attack)
     x, y = shape.images()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    method, x, y = method.to(device).train(), x.to(device), y.to(device)
+    method, x, y = method.to(device()).train(), x.to(device()), y.to(device())
     if side == "ours_checkpointing":
         method.model.set_grad_checkpointing(True)  # type: ignore[operator]  # timm's protocol
     if side == "ours_compiled":

@@ -116,21 +116,22 @@ def _evaluation(section: Json) -> list[str]:
     rows = [
         [
             side,
-            *(f"{section[kind][side]:.1f}" for kind in ("seconds", "cpu_seconds")),
+            *(f"{section[kind][side]:.1f}" for kind in ("cpu_seconds", "seconds")),
             f"{section['robust'][side]} of {section['images']}",
         ]
         for side in ("pyautoattack", "ours")
     ]
     return [
-        f"{section['model']}, {section['images']} images, linf, eps {section['eps']:g}:",
+        f"{section['model']}, {section['images']} images in batches of {section['batch']}, linf, eps {section['eps']:g}:",
         "",
-        *_table(["evaluator", "seconds", "of the processor", "robust images"], rows),
+        *_table(["evaluator", "of the processor, s", "by the clock, s", "robust images"], rows),
         "",
-        f"Ratio **{section['ratio']:.2f}**, of processor time **{section['cpu_ratio']:.2f}**; the two disagree on "
-        f"{len(section['disagree'])} images. A single plain pass of {-(-section['images'] // 4)} images against:",
+        f"Ratio of processor time **{section['cpu_ratio']:.2f}**, by the clock **{section['ratio']:.2f}**; the two "
+        f"disagree on {len(section['disagree'])} images. How many times longer a plain pass of {section['batch']} images "
+        "takes than ours, and than its convolutions alone:",
         "",
         *_table(
-            ["pass", "ours", "its convolutions alone"],
+            ["pass", "ours", "convolutions alone"],
             [[name, f"{each['ours']:.2f}", f"{each['convolutions']:.2f}"] for name, each in section["passes"].items()],
         ),
     ]
