@@ -122,13 +122,14 @@ def _evaluation(section: Json) -> list[str]:
         for side in ("pyautoattack", "ours")
     ]
     return [
-        f"{section['model']}, {section['images']} images in batches of {section['batch']}, linf, eps {section['eps']:g}:",
+        f"{section['model']}, {section['images']} images in batches of {section['batch']}, "
+        f"linf, eps {section['eps']:g}:",
         "",
         *_table(["evaluator", "of the processor, s", "by the clock, s", "robust images"], rows),
         "",
         f"Ratio of processor time **{section['cpu_ratio']:.2f}**, by the clock **{section['ratio']:.2f}**; the two "
-        f"disagree on {len(section['disagree'])} images. How many times longer a plain pass of {section['batch']} images "
-        "takes than ours, and than its convolutions alone:",
+        f"disagree on {len(section['disagree'])} images. How many times longer a plain pass of {section['batch']} "
+        "images takes than ours, and than its convolutions alone:",
         "",
         *_table(
             ["pass", "ours", "convolutions alone"],
