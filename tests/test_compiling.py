@@ -15,13 +15,22 @@ from timm_arat.engine.compiling import LONG_RUN, compiled_steps
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
 
-@pytest.fixture
-def method():
-    torch.manual_seed(0)
-    model = timm.create_model("resnet20_cifar", num_classes=10, layers=(1, 1), channels=(8, 8))
-    yield ARAT(model, attack=PGD(steps=2)).train()
+@pytest.fixture(autouse=True)
+def as_it_was():
+    yield
     torch.compiler.set_stance("default")
     torch._dynamo.reset()
+
+
+def build(**settings):
+    torch.manual_seed(0)
+    model = timm.create_model("resnet20_cifar", num_classes=10, layers=(1, 1), channels=(8, 8))
+    return ARAT(model, attack=PGD(steps=2), **settings).train()
+
+
+@pytest.fixture
+def method():
+    return build()
 
 
 def step(method, context):
@@ -68,6 +77,18 @@ def test_compiled_steps_equal_plain_ones_to_1e_4_and_compile_once(method):
         assert graphs == 1, "folding afresh in every attack must not compile afresh"
     assert torch.allclose(loss, plain[0], rtol=1e-4)
     assert (gradient - plain[1]).norm() < 1e-4 * plain[1].norm()
+
+
+@needs_compiler
+def test_a_compiled_backbone_gives_the_features_of_named_layers():
+    """Whose hooks come and go at every step, which torch.compile does not watch."""
+    method = build(layers=("layer1.0", "layer2.0.conv1"))
+    plain = [step(method, nullcontext) for _ in range(2)]
+    context = compiled_steps(method, "on", 1, print)
+    for loss, gradient in plain:
+        found = step(method, context)
+        assert torch.allclose(found[0], loss, rtol=1e-4)
+        assert (found[1] - gradient).norm() < 1e-4 * gradient.norm()
 
 
 @needs_compiler

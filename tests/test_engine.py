@@ -25,7 +25,7 @@ from timm_arat.engine.log import Log
 from timm_arat.engine.loop import Interrupted, Loop
 from timm_arat.engine.prepare import build_model, build_optimizer, build_schedule, prepare
 from timm_arat.engine.train import train
-from timm_arat.evaluation._model import fingerprint
+from timm_arat.evaluation._model import fingerprint, open_model
 from timm_arat.methods import ARAT, ARATConfig, MadryConfig, StandardConfig, TRADESConfig
 
 DATA = DataConfig(name="digits", in_chans=1, image_size=8, val_size=100, batch_size=128, eval_batch_size=200)
@@ -406,3 +406,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     log = Log(Accelerator(), tmp_path, every=1)
     with pytest.raises(ValueError, match="lower optimizer.lr"):
         log.step({"loss": torch.tensor(float("nan"))}, images=1, lr=0.1, step=1)
+
+
+def test_a_run_is_called_alike_when_it_is_evaluated_again(run):
+    results = json.loads((run / "results.json").read_text())
+    _, name = open_model(run)
+    assert name == results["model"] == "resnet20_cifar arat"
+    assert open_model(run / "model")[1] == str(run / "model")

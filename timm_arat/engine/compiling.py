@@ -1,4 +1,4 @@
-"""torch.compile for the backbone in training steps: element-wise passes are fused, for a warm-up of minutes."""
+"""torch.compile for the backbone in training steps: element-wise passes are fused, for a warm-up of about a minute."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +19,8 @@ def compiled_steps(
     """Compile the backbone of `method` as `wish` says for a run of `steps` steps.
 
     A step belongs inside the context that is returned. Outside, the backbone runs as it is: measurements have other
-    modes and batch sizes, each of which would be compiled anew.
+    modes and batch sizes, which would be compiled anew. A pass for features (`taps`) by way of `forward_intermediates`
+    is not compiled either.
     """
     if wish == "off" or (wish == "auto" and steps < LONG_RUN):
         return nullcontext

@@ -41,7 +41,7 @@ class OptimizerConfig:
         decay_all: Decay biases and norm parameters too (as the official ARAT code).
         kwargs: Further arguments of the optimizer.
         clip_grad: Clip the norm of the gradient to this.
-        accumulate: Batches whose gradients are summed into one step.
+        accumulate: Batches whose gradients are averaged into one step.
         schedule: Name for `timm.scheduler.create_scheduler_v2`: cosine, step, multistep, poly, tanh ...
         warmup_epochs: Epochs of linear warm-up.
         warmup_lr: Learning rate at the start of the warm-up.
@@ -182,10 +182,10 @@ class TrainConfig:
         seed: Of everything random.
         output: The run's folder; runs/DATE-TIME-METHOD-MODEL if not given.
         resume: Go on from the newest checkpoint in `output`.
-        mixed_precision: no, bf16 or fp16; auto is what `accelerate launch` was told, or else bf16 where the device has
-            it in hardware. Evaluation is in float32 in any case.
-        compile: Compile the backbone in training steps: off; on; auto, in runs of at least 10,000 steps. Without a
-            C++ compiler it runs as it is, and says so.
+        mixed_precision: no, bf16 or fp16; auto is what `accelerate launch` was told, or else, also where that is its
+            default no, bf16 where the device has it in hardware. Evaluation is in float32 in any case.
+        compile: Compile the backbone for attacks, and for training passes that ask for no features on the way: off; on;
+            auto, in runs of at least 10,000 steps. Without a C++ compiler it runs as it is, and says so.
         threads: CPU threads a process; cores / local processes if not given, when training runs on the CPU.
         warm_start: Start the attack of an image from the perturbation that it had an epoch before instead of at random
             (ATTA, arXiv:1912.11969), so that one or two steps do. A twin that does not attack trains without.

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +43,16 @@ def open_model(model: str | Path | nn.Module, device: torch.device | None = None
         raise ValueError(str(error)) from error
     except Exception as error:  # timm, safetensors, pickle and the Hub's client raise a dozen kinds for bad weights
         raise ValueError(_why_not(timm_name, error)) from error
-    return in_pixels(built.to(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))), str(model)
+    return in_pixels(built.to(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))), _name(model)
+
+
+def _name(model: str | Path) -> str:
+    """What a run calls its own results, if `model` is a run's folder; else as it was given."""
+    config = Path(model) / "model" / "config.json"
+    if not config.is_file():
+        return str(model)
+    facts = json.loads(config.read_text())
+    return f"{facts['architecture']} {facts.get('training', {}).get('method', '')}".strip()
 
 
 def _timm_name(model: str) -> str:
