@@ -50,6 +50,7 @@ def test_every_section_is_in_the_json(result):
     assert set(found["memory"]["given_back"]["ratios"]) == set(QUICK)
     for section in ("step", "limit"):
         assert set(found[section]["float32"]["ratios"]) == set(QUICK)
+    assert all(0.05 < facts["profile"]["convolutions"] < 1 for facts in found["limit"]["shapes"].values())
     assert set(found["memory"]["growth"]) == {"batch", "steps", "model", "processes"}
     assert found["evaluation"]["disagree"] == []
     assert found["versions"]["torch"] == version("torch")
@@ -66,6 +67,17 @@ def test_the_document_takes_the_numbers_from_the_json(result, tmp_path, monkeypa
         assert f"**{found[section]['geometric_mean']:.2f}**" in text
     assert (tmp_path / "speed/growth.png").stat().st_size > 1000
     assert json.loads((tmp_path / "speed/all.json").read_text()) == json.loads(file.read_text())
+
+
+def test_the_document_is_what_its_files_render_to(tmp_path, monkeypatch):
+    docs = tmp_path / "docs"
+    shutil.copytree(Path(__file__).parents[1] / "docs", docs)
+    before = (docs / "speed.md").read_text()
+    files = sorted(map(str, (docs / "speed").glob("*.json")))
+    assert len(files) == 6
+    monkeypatch.setattr("sys.argv", ["report", "--files", f"[{','.join(files)}]", "--into", str(docs / "speed.md")])
+    report.main()
+    assert (docs / "speed.md").read_text() == before
 
 
 def test_what_an_attack_leaves_right_is_counted_in_both_precisions():

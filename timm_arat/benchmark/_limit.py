@@ -1,5 +1,6 @@
 """Section limit: the convolutions of our step executed back to back with nothing between them."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from ._shapes import Shape
 from ._sides import Side, Step, as_trained, make_step
 from ._step import STEPS
 from ._timing import in_turn, medians, ratio, summary
+
+NEXT = 4  # operators of a profile beside the convolutions
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,22 @@ def measure(shapes: Mapping[str, Shape], rounds: int, say: Callable[[str], None]
         seconds = in_turn(steps | alone, rounds)
         for side, each in ratios.items():
             each[key] = ratio(seconds, side, f"convolutions of {side}")
-        details[key] = {"seconds": medians(seconds)}
+        details[key] = {"seconds": medians(seconds), "profile": _profile(steps["ours"])}
         middle = {side: each[key]["median"] for side, each in ratios.items()}
         say(f"limit {key}: {middle['ours']:.2f}x, in float32 {middle['ours_float32']:.2f}x")
     return summary(ratios["ours"]) | {"float32": summary(ratios["ours_float32"]), "shapes": details}
+
+
+def _profile(step: Step) -> dict[str, float]:
+    """Shares of a step's time by operator: all `convolutions`, and the `NEXT` largest others."""
+    with torch.profiler.profile() as profiler:
+        step()
+    on = "self_device_time_total" if device().type == "cuda" else "self_cpu_time_total"
+    times = Counter({event.key: getattr(event, on) for event in profiler.key_averages()})
+    convolutions = [name for name in times if name.startswith("aten::") and "convolution" in name]
+    total, alone = times.total(), sum(times.pop(name) for name in convolutions)
+    others = {name.removeprefix("aten::"): time for name, time in times.most_common(NEXT)}
+    return {name: round(time / total, 4) for name, time in {"convolutions": alone, **others}.items()}
 
 
 def _convolutions(side: Side, shape: Shape) -> Step:

@@ -1,7 +1,8 @@
 """Benchmarks into a document: `python -m timm_arat.benchmark.report --files '[a.json, b.json]' --into docs/speed.md`.
 
-Each section that a file holds goes between `<!-- speed-SECTION:begin -->` and its end, with the machine and the
-command; the JSON and the plots lie in a folder called `speed` beside the document. Numbers enter documents only so.
+Each section that a file holds goes between `<!-- speed-SECTION:begin -->` and its end (with two threads:
+`speed-SECTION-2-threads`), with the machine and the command; the JSON and the plots lie in a folder called `speed`
+beside the document. Numbers enter documents only so.
 """
 
 import json
@@ -44,12 +45,13 @@ def main() -> None:
     for file in map(Path, options.files):
         result = json.loads(file.read_text())
         for section in TABLES.keys() & result.keys():
-            check_block(document, f"speed-{section}")
+            block = f"speed-{section}" + f"-{result['threads']}-threads" * (result["threads"] > 1)
+            check_block(document, block)
             lines = TABLES[section](result[section])
             if section == "memory":
                 plot_growth(result[section]["growth"], folder / "growth.png")
                 lines += ["", f"![Growth]({os.path.relpath(folder, document.parent)}/growth.png)"]
-            write_block(document, f"speed-{section}", [*lines, "", *_origin(result, section)])
+            write_block(document, block, [*lines, "", *_origin(result, section)])
         if file.parent.resolve() != folder.resolve():
             shutil.copyfile(file, folder / file.name)
     print(f"{document}, {folder}")
@@ -80,11 +82,11 @@ def _step(section: Json) -> list[str]:
         mean = [f"**{part['geometric_mean']:.2f}**" for part in (each, each["float32"], each["same_norm_mode"])]
         head = ["shape", "pixels", "batch"]
         head += ["textbook, s", "textbook, attack in eval mode, s", "ours, s", "ours in float32, s"]
-        head += ["default against default", "both in float32", "both in float32, attack in eval mode"]
+        head += ["by default", "both in float32", "both in float32, attack in eval mode"]
         lines += ["", f"{name}:", "", *_table(head, [*rows, ["geometric mean", *[""] * 6, *mean]])]
     compiled = section["compiled"]
     rows = [[shape, _times(compiled, shape), f"{seconds:.0f}"] for shape, seconds in compiled["warm_up"].items()]
-    head = ["shape", "ours (ARAT) against ours compiled", "warm-up, s"]
+    head = ["shape", "ours (ARAT) over ours compiled", "warm-up, s"]
     lines += ["", "With `compile: on`, its warm-up from an empty cache:", "", *_table(head, rows)]
     return lines[1:]
 
@@ -150,7 +152,17 @@ def _limit(section: Json) -> list[str]:
     ]
     rows.append(["geometric mean", *[""] * 4, *(f"**{part['geometric_mean']:.2f}**" for part in parts.values())])
     head = ["shape", "convolutions, s", "our step, s", "convolutions in float32, s", "our step in float32, s"]
-    return _table([*head, "ratio", "in float32"], rows)
+    profile = [
+        [shape, ", ".join(f"{name} {share:.0%}" for name, share in facts["profile"].items())]
+        for shape, facts in section["shapes"].items()
+    ]
+    return [
+        *_table([*head, "ratio", "in float32"], rows),
+        "",
+        "Shares of our step's time by torch's profiler:",
+        "",
+        *_table(["shape", "largest first"], profile),
+    ]
 
 
 def _memory(section: Json) -> list[str]:
