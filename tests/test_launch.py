@@ -29,16 +29,20 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), **(extra or {})}
 
 
-@pytest.mark.parametrize("method", ["arat", "trades"])
-def test_two_processes_hold_the_same_weights_and_statistics(tmp_path, method):
+def on_two_processes(folder: Path, *words: object) -> tuple[subprocess.CompletedProcess[str], dict, dict]:
+    """Train in `folder`/run; what the launcher answered, and what each process saw (launched.py)."""
     found = launch(
         "--multi_gpu", "--num_processes", 2, "--main_process_port", 0,
-        ROOT / "tests/launched.py", tmp_path, 2, "--output", tmp_path / "run",
-        *TINY, "--epochs", 2, "--method.name", method, "--twin.name", "standard",
+        ROOT / "tests/launched.py", folder, 2, "--output", folder / "run", *TINY, *words,
         env={"ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
     assert found.returncode == 0, found.stderr[-2000:]
-    first, second = (json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(2))
+    return found, *(json.loads((folder / f"seen-{rank}.json").read_text()) for rank in range(2))
+
+
+@pytest.mark.parametrize("method", ["arat", "trades"])
+def test_two_processes_hold_the_same_weights_and_statistics(tmp_path, method):
+    found, first, second = on_two_processes(tmp_path, "--epochs", 2, "--method.name", method, "--twin.name", "standard")
     for same in ("parameters", "buffers", "balance"):
         assert first[same] == second[same], same
     assert first["noise"] != second["noise"]  # the attacks' random starts
@@ -49,14 +53,9 @@ def test_two_processes_hold_the_same_weights_and_statistics(tmp_path, method):
 
 
 def test_two_processes_share_the_perturbations_of_a_warm_start_and_what_a_guard_measured(tmp_path):
-    found = launch(
-        "--multi_gpu", "--num_processes", 2, "--main_process_port", 0,
-        ROOT / "tests/launched.py", tmp_path, 2, "--output", tmp_path / "run",
-        *TINY, "--epochs", 2, "--warm_start", "true", "--guard.every", 3, "--guard.images", 63,
-        env={"ACCELERATE_USE_CPU": "true"},
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr[-2000:]
-    first, second = (json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(2))
+    _, first, second = on_two_processes(
+        tmp_path, "--epochs", 2, "--warm_start", "true", "--guard.every", 3, "--guard.images", 63
+    )
     assert first["parameters"] == second["parameters"]
     assert first["guard"] == second["guard"] and first["guard"][0] > 0
     # In the second epoch, all images but those of a last, partial batch have a start, whichever process attacked them.
@@ -69,14 +68,9 @@ def test_what_two_processes_train_does_not_depend_on_when_they_save(tmp_path):
     for minutes in (0, 60):
         folder = tmp_path / str(minutes)
         folder.mkdir()
-        found = launch(
-            "--multi_gpu", "--num_processes", 2, "--main_process_port", 0,
-            ROOT / "tests/launched.py", folder, 2, "--output", folder / "run",
-            *TINY, "--log_every", 3, "--checkpoint_minutes", minutes, "--keep_checkpoints", 9,
-            env={"ACCELERATE_USE_CPU": "true"},
-        )  # fmt: skip
-        assert found.returncode == 0, found.stderr[-2000:]
-        seen[minutes] = json.loads((folder / "seen-0.json").read_text())
+        _, seen[minutes], _ = on_two_processes(
+            folder, "--log_every", 3, "--checkpoint_minutes", minutes, "--keep_checkpoints", 9
+        )
         assert len(list((folder / "run/checkpoints").iterdir())) == (3 if minutes == 0 else 1)
     assert seen[0]["parameters"] == seen[60]["parameters"]
 
