@@ -8,9 +8,8 @@ import pytest
 import timm
 import torch
 
-from timm_arat import ARAT, PGD
-from timm_arat.engine import compiling
-from timm_arat.engine.compiling import LONG_RUN, compiled_steps
+from timm_arat import ARAT, PGD, compiling
+from timm_arat.compiling import LONG_RUN, compiled_steps
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
@@ -49,27 +48,27 @@ def step(method, context):
 
 @pytest.mark.parametrize("wish, steps", [("off", 10**9), ("auto", LONG_RUN - 1)])
 def test_off_and_short_runs_are_left_alone(method, wish, steps):
-    assert compiled_steps(method, wish, steps, print) is nullcontext
+    assert compiled_steps(method.model, wish, steps, print) is nullcontext
     assert method.model._compiled_call_impl is None
 
 
 def test_without_a_compiler_it_runs_eagerly_and_says_so_once(method, monkeypatch):
-    monkeypatch.setattr(compiling, "_failure", lambda device: "InvalidCxxCompiler: no g++")
+    monkeypatch.setattr(compiling, "compile_failure", lambda device: "InvalidCxxCompiler: no g++")
     said = []
-    assert compiled_steps(method, "on", 1, said.append) is nullcontext
+    assert compiled_steps(method.model, "on", 1, said.append) is nullcontext
     assert len(said) == 1 and "no g++" in said[0]
     assert method.model._compiled_call_impl is None
 
 
 def test_a_compiler_that_fails_is_a_reason_and_no_error(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: lambda x: 1 / 0)
-    assert "ZeroDivisionError" in compiling._failure(torch.device("cpu"))
+    assert "ZeroDivisionError" in compiling.compile_failure(torch.device("cpu"))
 
 
 @needs_compiler
 def test_compiled_steps_equal_plain_ones_to_1e_4_and_compile_once(method):
     plain = step(method, nullcontext)
-    context = compiled_steps(method, "on", 1, print)
+    context = compiled_steps(method.model, "on", 1, print)
     torch._dynamo.utils.counters.clear()
     for _ in range(3):
         loss, gradient = step(method, context)
@@ -84,7 +83,7 @@ def test_a_compiled_backbone_gives_the_features_of_named_layers():
     """Whose hooks come and go at every step, which torch.compile does not watch."""
     method = build(layers=("layer1.0", "layer2.0.conv1"))
     plain = [step(method, nullcontext) for _ in range(2)]
-    context = compiled_steps(method, "on", 1, print)
+    context = compiled_steps(method.model, "on", 1, print)
     for loss, gradient in plain:
         found = step(method, context)
         assert torch.allclose(found[0], loss, rtol=1e-4)
@@ -93,7 +92,7 @@ def test_a_compiled_backbone_gives_the_features_of_named_layers():
 
 @needs_compiler
 def test_outside_a_step_nothing_is_compiled(method):
-    compiled_steps(method, "on", 1, print)
+    compiled_steps(method.model, "on", 1, print)
     torch._dynamo.utils.counters.clear()
     method.eval()
     for size in (2, 3, 5):

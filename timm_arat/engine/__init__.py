@@ -8,6 +8,7 @@ measure      accuracies between epochs, over processes
 average      EMA and SWA, with norm statistics of their own
 checkpoint   save and resume; weights: best and last
 batches      augmentation that a resume repeats
+guard        a watch over single-step training
 warm         the perturbations that attacks start from an epoch later
 log          progress for a person, rows for a machine
 signals      Ctrl-C

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..attacks import PGD
+from ..compiling import compiled_steps
 from ..methods import Method
 from . import checkpoint, weights
 from .batches import stack
-from .compiling import compiled_steps
 from .config import TrainConfig
 from .log import Log
 from .measure import average_statistics, clean_accuracy, robust_accuracy
@@ -49,7 +49,9 @@ class Loop:
             first, done = checkpoint.load(self.accelerator, newest)
             self.best = self._best_so_far()
             self.log.say(f"resumed from {newest}")
-        self.compiled = compiled_steps(self.method, self.config.compile, self.config.epochs * self.steps, self.log.say)
+        self.compiled = compiled_steps(
+            self.method.model, self.config.compile, self.config.epochs * self.steps, self.log.say
+        )
         with Signals() as self.signals:
             for epoch in range(first, self.config.epochs):
                 self._begin(epoch, resumed=done > 0)
