@@ -46,10 +46,12 @@ def test_a_parameter_that_is_frozen_or_unused_gets_no_gradient():
     assert unused.grad is None and net[0].weight.grad is None and net[2].weight.grad is not None
 
 
-def test_two_parameters_with_one_gradient_are_scaled_once_each():
+@pytest.mark.parametrize("scale", [1, 2])
+def test_two_parameters_with_one_gradient_are_scaled_once_each_and_share_no_memory(scale):
     a, b = (nn.Parameter(torch.ones(3)) for _ in range(2))
-    (2 * Early((a + b).sum(), [a, b]).term()).backward()
-    assert a.grad.tolist() == b.grad.tolist() == [2, 2, 2]
+    (scale * Early((a + b).sum(), [a, b]).term()).backward()
+    a.grad.mul_(3)
+    assert (a.grad / 3).tolist() == b.grad.tolist() == [scale] * 3
 
 
 def test_a_second_backward_is_refused():
