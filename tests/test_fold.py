@@ -1,5 +1,9 @@
 """A folded network computes what the network computes, is folded only where that is safe, and is put back."""
 
+import copy
+import gc
+import weakref
+
 import pytest
 import timm
 import torch
@@ -182,6 +186,97 @@ def test_an_error_on_the_way_leaves_the_model_as_it_was(x, monkeypatch):
     with pytest.raises(MemoryError), folded(model, x[:2]):
         pass
     assert num_folded(model) == 0 and torch.equal(model(x), wanted)
+
+
+def counted(model):
+    """The batch sizes of the passes of `model`, as they come."""
+    forward, batches = model.forward, []
+
+    def count(x):
+        batches.append(len(x))
+        return forward(x)
+
+    model.forward = count
+    return batches
+
+
+def test_what_was_found_is_folded_again_without_a_pass_and_with_the_weights_of_now(x):
+    model, x = build("test_efficientnet").double(), x.double()
+    batches = counted(model)
+    with folded(model, x[:1]):
+        pass
+    assert batches == [1, 1]
+    with_statistics(model).conv_stem.weight.mul_(-1)
+    wanted = logits_and_gradient(model, x)
+    batches.clear()
+    with folded(model, x[:1]):
+        assert batches == [] and num_folded(model) == ALL["test_efficientnet"] + 1
+        found = logits_and_gradient(model, x)
+    assert relative(found[0], wanted[0]) < 1e-9 and relative(found[1], wanted[1]) < 1e-9
+
+
+def swap_norm(model):
+    model.norm = nn.BatchNorm2d(3).eval()
+
+
+CHANGES = {
+    "hook": lambda model: model.conv.register_forward_hook(lambda *args: None),
+    "mode": lambda model: model.norm.train(),
+    "attribute": lambda model: setattr(model, "run", lambda net, x: net.norm(net.conv(x) + x)),
+    "another layer": lambda model: setattr(model, "run", lambda net, x: net.norm(net.other(x))),
+    "module": swap_norm,
+    "method": lambda model: setattr(model.conv, "forward", lambda x: torch.conv2d(x, model.conv.weight).relu()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_model_that_changed_is_looked_at_again(change, x):
+    model = with_statistics(Net(lambda net, x: net.norm(net.conv(x))))
+    with folded(model, x[:1]):
+        assert num_folded(model) == 1
+    change(model)
+    wanted = copy.deepcopy(model)(x)
+    with folded(model, x[:1]):
+        assert relative(model(x), wanted) < 1e-5
+
+
+def test_both_branches_of_a_split_norm_are_folded_in_turn(x):
+    model, x = with_statistics(convert_split_norm(build("test_resnet"))).double(), x.double()
+    for branch in ("main", "aux", "main"):
+        with norm_branch(model, branch):
+            wanted = model(x)
+            with folded(model, x[:1]):
+                assert num_folded(model) == ALL["test_resnet"] and relative(model(x), wanted) < 1e-9
+
+
+def test_what_shows_in_values_alone_is_noticed_after_some_uses(x, monkeypatch):
+    class Scaled(nn.BatchNorm2d):
+        def forward(self, x):
+            return self.factor * super().forward(x)
+
+    monkeypatch.setattr(fold, "USES", 3)
+    model = Net(lambda net, x: net.norm(net.conv(x)))
+    model.norm = Scaled(3)
+    model.norm.factor = torch.ones(())
+    with_statistics(model)
+    with folded(model, x[:1]):
+        assert num_folded(model) == 1
+    model.norm.factor.fill_(2)
+    seen = []
+    for _ in range(3):
+        with folded(model, x[:1]):
+            seen.append(num_folded(model))
+    assert seen == [1, 1, 0]
+
+
+def test_a_model_is_not_kept_alive(x):
+    model = build("test_resnet")
+    with folded(model, x[:1]):
+        pass
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
 
 
 def test_parametrised_weights_stay_as_they_are(x):

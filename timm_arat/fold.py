@@ -8,7 +8,8 @@ backward, and none kept for it.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,11 @@ from torch.utils._pytree import tree_leaves
 _LAYERS = {torch.conv1d, torch.conv2d, torch.conv3d, F.linear}  # the first dimension of their weights is the output's
 _FACTS = (int, torch.Size, torch.dtype, torch.device, torch.layout)  # what asking a tensor about itself gives
 
+Pair = tuple[nn.Module, _BatchNorm, torch.dtype]  # a layer, the norm behind it, the type in which the layer computes
+# How often what was found is folded before it is looked for again: weights move, and a norm may become one whose
+# folding rounds too much.
+USES = 100
+
 
 @contextmanager
 def folded(model: nn.Module, x: Tensor) -> Iterator[None]:
@@ -32,27 +38,69 @@ def folded(model: nn.Module, x: Tensor) -> Iterator[None]:
     split norm is active then is folded. A model stays as it is that has hooks or checkpoints gradients (both hold
     tensors which that pass does not show), that cannot run on `x`, or whose logits for `x` would change.
 
+    What was found is kept for the next `USES` calls, as long as the model is in the same state but for its weights.
+
     Args:
         model: Any network.
         x: An input or a few, for the pass.
     """
-    pairs: list[tuple[nn.Module, _BatchNorm, torch.dtype]] = []
-    if _may_fold(model):
-        with _eager(model), torch.no_grad(), suppress(Exception), _Record() as record:
-            logits = model(x)
-            pairs = _pairs(model, record, logits)
+    state = _state(model, x)
+    known = _plans.get(model)
+    if known is None or known.state != state or known.uses == USES:
+        known = None
+    pairs, logits = (known.pairs, None) if known else _look(model, x)
     put_back: list[Callable[[], None]] = []
     try:
         for pair in pairs:
             put_back.append(_fold(*pair))
-        with _eager(model), torch.no_grad():
-            same = not pairs or _close(model(x), logits)
-        if not same:
-            _run(put_back)
-            put_back.clear()
+        if pairs and not known:
+            with _eager(model), torch.no_grad():
+                same = _close(model(x), logits)
+            if not same:
+                pairs = []
+                _run(put_back)
+                put_back.clear()
+        _plans[model] = _Plan(state, pairs, known.uses + 1 if known else 1)
         yield
     finally:
         _run(put_back)
+
+
+class _Plan(NamedTuple):
+    """What is to be folded in a model that is in `state`, and how often it was."""
+
+    state: tuple[Any, ...]
+    pairs: list[Pair]
+    uses: int
+
+
+_plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
+
+
+def _state(model: nn.Module, x: Tensor) -> tuple[Any, ...]:
+    """All that decides which tensors go where: every attribute of every module, by value where it is a plain one."""
+    facts: list[Any] = [x.shape[1:], x.dtype, x.device, *_autocast(x.device.type)]
+    for module in model.modules():
+        facts += (id(module), type(module))
+        for value in vars(module).values():
+            if isinstance(value, dict):  # parameters, buffers, modules, hooks
+                facts += map(id, value.values())
+            else:
+                facts.append(value if value is None or isinstance(value, bool | int | float | str) else id(value))
+    return tuple(facts)
+
+
+def _autocast(device: str) -> tuple[bool, torch.dtype]:
+    return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+
+def _look(model: nn.Module, x: Tensor) -> tuple[list[Pair], Any]:
+    """What may be folded, and the logits for `x`."""
+    if _may_fold(model):
+        with _eager(model), torch.no_grad(), suppress(Exception), _Record() as record:
+            logits = model(x)
+            return _pairs(model, record, logits), logits
+    return [], None
 
 
 class _Record(TorchFunctionMode):
@@ -79,15 +127,15 @@ class _Record(TorchFunctionMode):
         return out
 
 
-def _pairs(model: nn.Module, record: _Record, logits: Any) -> list[tuple[nn.Module, _BatchNorm, torch.dtype]]:
-    """The layers and norms that may become one, and the type in which each layer computes."""
+def _pairs(model: nn.Module, record: _Record, logits: Any) -> list[Pair]:
+    """The layers and norms that may become one."""
     owners: dict[int, list[nn.Module]] = {}
     for module in model.modules():
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             owners.setdefault(id(tensor), []).append(module)
     answers = {id(leaf) for leaf in tree_leaves(logits)}
     calls = Counter(id(running_mean) for _, running_mean in record.norms)
-    found: list[tuple[nn.Module, _BatchNorm, torch.dtype]] = []
+    found: list[Pair] = []
     for x, running_mean in record.norms:
         weight = record.weight_of.get(id(x))
         if weight is None or record.uses[id(x)] != 1 or record.uses[id(weight)] != 1 or id(x) in answers:
