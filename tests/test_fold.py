@@ -311,6 +311,28 @@ def test_it_works_under_autocast_and_channels_last(x):
     assert relative(found, wanted) < 0.05
 
 
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit"])
+def test_under_autocast_weights_are_cast_once_and_nothing_rounds_otherwise(name):
+    """In models without a BatchNorm; where one is folded, its layer has the cast weight as well."""
+    model = build(name)
+    x = torch.rand(3, *model.pretrained_cfg["input_size"])
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = logits_and_gradient(model, x)
+        with folded(model, x[:1]):
+            assert {layer.weight.dtype for layer in layers} == {torch.bfloat16}
+            found = logits_and_gradient(model, x)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
+
+
+def test_tied_weights_stay_as_they_are(x):
+    model = Net(lambda net, x: net.other(net.conv(x)))
+    model.other.weight = model.conv.weight
+    with torch.autocast("cpu", torch.bfloat16), folded(model.eval(), x[:1]):
+        assert model.conv.weight.dtype == torch.float32
+
+
 def test_the_attack_folds_in_eval_mode_only(x):
     seen = []
     model = build("test_resnet").requires_grad_()

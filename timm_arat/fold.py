@@ -2,7 +2,8 @@
 
 In eval mode a BatchNorm is a constant scale and shift of each channel. Behind a convolution or a linear layer both go
 into that layer's weight and bias, and the norm costs nothing any more: no pass over the activations, forward or
-backward, and none kept for it.
+backward, and none kept for it. Under autocast a weight is also cast once, which autocast does at every pass where the
+weight is frozen.
 """
 
 from collections import Counter
@@ -22,7 +23,8 @@ from torch.utils._pytree import tree_leaves
 _LAYERS = {torch.conv1d, torch.conv2d, torch.conv3d, F.linear}  # the first dimension of their weights is the output's
 _FACTS = (int, torch.Size, torch.dtype, torch.device, torch.layout)  # what asking a tensor about itself gives
 
-Pair = tuple[nn.Module, _BatchNorm, torch.dtype]  # a layer, the norm behind it, the type in which the layer computes
+# A layer, the norm that is folded into it if any, and the type in which the layer computes.
+Pair = tuple[nn.Module, _BatchNorm | None, torch.dtype]
 # How often what was found is folded before it is looked for again: weights move, and a norm may become one whose
 # folding rounds too much.
 USES = 100
@@ -31,6 +33,8 @@ USES = 100
 @contextmanager
 def folded(model: nn.Module, x: Tensor) -> Iterator[None]:
     """Inside, `model` computes what it computes, up to rounding, with as many BatchNorms folded as is safe.
+
+    Under autocast, convolutions and linear layers have their weights cast already, which rounds nothing more.
 
     For a model in eval mode whose parameters and buffers nobody changes or asks for inside. A norm is folded where one
     forward pass over `x` shows that the output of a layer went there and nowhere else, and that the layer ran once with
@@ -96,7 +100,7 @@ def _autocast(device: str) -> tuple[bool, torch.dtype]:
 
 def _look(model: nn.Module, x: Tensor) -> tuple[list[Pair], Any]:
     """What may be folded, and the logits for `x`."""
-    if _may_fold(model):
+    if _may_fold(model, casts=_autocast(x.device.type)[0]):
         with _eager(model), torch.no_grad(), suppress(Exception), _Record() as record:
             logits = model(x)
             return _pairs(model, record, logits), logits
@@ -109,7 +113,7 @@ class _Record(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.uses: Counter[int] = Counter()
-        self.weight_of: dict[int, Tensor] = {}  # by the output of a layer
+        self.layers: list[tuple[Tensor, Tensor]] = []  # output and weight of every layer
         self.norms: list[tuple[Tensor, Tensor]] = []  # input and running mean of every BatchNorm in eval mode
         self.held: list[Any] = []
 
@@ -121,7 +125,7 @@ class _Record(TorchFunctionMode):
             used = {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
             self.uses.update(used)
         if func in _LAYERS and len(args) > 1:
-            self.weight_of[id(out)] = args[1]
+            self.layers.append((out, args[1]))
         if func is F.batch_norm and kwargs.get("training") is False:  # so it hands its arguments on
             self.norms.append((args[0], args[1]))
         return out
@@ -133,31 +137,52 @@ def _pairs(model: nn.Module, record: _Record, logits: Any) -> list[Pair]:
     for module in model.modules():
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             owners.setdefault(id(tensor), []).append(module)
+    by_output: dict[int, tuple[nn.Module, torch.dtype]] = {}
+    found: list[Pair] = []
+    for out, weight in record.layers:
+        owner = owners.get(id(weight), [])
+        if len(owner) == 1 and owner[0]._parameters.get("weight") is weight and record.uses[id(weight)] == 1:
+            by_output[id(out)] = owner[0], out.dtype
     answers = {id(leaf) for leaf in tree_leaves(logits)}
     calls = Counter(id(running_mean) for _, running_mean in record.norms)
-    found: list[Pair] = []
     for x, running_mean in record.norms:
-        weight = record.weight_of.get(id(x))
-        if weight is None or record.uses[id(x)] != 1 or record.uses[id(weight)] != 1 or id(x) in answers:
+        if id(x) not in by_output or record.uses[id(x)] != 1 or id(x) in answers:
             continue
-        layers, norms = owners.get(id(weight), []), owners.get(id(running_mean), [])
-        if len(layers) != 1 or len(norms) != 1 or calls[id(running_mean)] != 1:
+        norms = owners.get(id(running_mean), [])
+        if len(norms) != 1 or calls[id(running_mean)] != 1:
             continue
-        layer, norm = layers[0], norms[0]
-        if layer._parameters.get("weight") is weight and isinstance(norm, _BatchNorm) and "forward" not in vars(norm):
-            found.append((layer, norm, x.dtype))
-    return found
+        (norm,) = norms
+        if isinstance(norm, _BatchNorm) and "forward" not in vars(norm):
+            layer, dtype = by_output.pop(id(x))
+            found.append((layer, norm, dtype))
+    rest = [(layer, None, dtype) for layer, dtype in by_output.values() if layer.weight.dtype != dtype]
+    return found + rest
 
 
 @torch.no_grad()
-def _fold(layer: nn.Module, norm: _BatchNorm, dtype: torch.dtype) -> Callable[[], None]:
-    """Put the scale and shift of `norm` into `layer`; what is returned puts all back.
-
-    The weight takes the type in which the layer computes, which autocast may have chosen: cast once, not at every pass.
-    """
-    assert norm.running_mean is not None and norm.running_var is not None
+def _fold(layer: nn.Module, norm: _BatchNorm | None, dtype: torch.dtype) -> Callable[[], None]:
+    """Put the scale and shift of `norm` into `layer`, both in `dtype`; what is returned puts all back."""
     weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
     assert weight is not None
+    scaled, shift = (weight, bias) if norm is None else _scaled(weight, bias, norm)
+    # channels_last is the faster layout, also where the images come in the other: see docs/speed.md
+    layout = torch.channels_last if weight.ndim == 4 else torch.contiguous_format
+    layer._parameters["weight"] = scaled.to(dtype, memory_format=layout)  # type: ignore[assignment]
+    layer._parameters["bias"] = shift if shift is None else shift.to(dtype)  # type: ignore[assignment]
+    if norm is not None:
+        norm.forward = _rest(norm)  # type: ignore[method-assign, assignment]
+
+    def put_back() -> None:
+        layer._parameters["weight"], layer._parameters["bias"] = weight, bias
+        if norm is not None:
+            del norm.forward
+
+    return put_back
+
+
+def _scaled(weight: Tensor, bias: Tensor | None, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """The weight and bias of a layer behind which `norm` is no longer needed."""
+    assert norm.running_mean is not None and norm.running_var is not None
     # In float64, which Apple's MPS lacks: a variance near zero makes a scale that float32 rounds badly.
     wide = torch.float32 if norm.running_var.device.type == "mps" else torch.float64
     scale = (norm.running_var.to(wide) + norm.eps).rsqrt()
@@ -166,18 +191,7 @@ def _fold(layer: nn.Module, norm: _BatchNorm, dtype: torch.dtype) -> Callable[[]
     shift = -norm.running_mean * scale if bias is None else (bias - norm.running_mean) * scale
     if norm.bias is not None:
         shift = shift + norm.bias
-    scaled = weight * scale.to(weight.dtype).view(-1, *[1] * (weight.ndim - 1))
-    # channels_last is the faster layout, also where the images come in the other: see docs/speed.md
-    layout = torch.channels_last if weight.ndim == 4 else torch.contiguous_format
-    layer._parameters["weight"] = scaled.to(dtype, memory_format=layout)  # type: ignore[assignment]
-    layer._parameters["bias"] = shift.to(dtype)  # type: ignore[assignment]
-    norm.forward = _rest(norm)  # type: ignore[method-assign, assignment]
-
-    def put_back() -> None:
-        layer._parameters["weight"], layer._parameters["bias"] = weight, bias
-        del norm.forward
-
-    return put_back
+    return weight * scale.to(weight.dtype).view(-1, *[1] * (weight.ndim - 1)), shift
 
 
 def _rest(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
@@ -205,10 +219,10 @@ def _eager(model: nn.Module) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _may_fold(model: nn.Module) -> bool:
-    """Whether there is a norm to fold and nothing that holds tensors out of sight."""
+def _may_fold(model: nn.Module, casts: bool) -> bool:
+    """Whether there is a norm to fold or a weight to cast, and nothing that holds tensors out of sight."""
     modules = list(model.modules())
-    return any(isinstance(module, _BatchNorm) for module in modules) and not any(
+    return (casts or any(isinstance(module, _BatchNorm) for module in modules)) and not any(
         _has_hooks(module) or getattr(module, "grad_checkpointing", False) for module in modules
     )
 
