@@ -219,15 +219,18 @@ def test_a_run_interrupted_in_or_between_recoveries_resumes_to_the_same_weights(
     # The second collapse goes back to a snapshot of before the interruption.
     script(monkeypatch, {3: 0.5, 6: 0.1, 9: 0.3, 12: 0.3, 15: 0.1, 18: 0.3, 21: 0.3})
     seen = follow(monkeypatch)
-    config = tiny(tmp_path / "whole")
+    guard = GuardConfig(every=3, steps=4, images=64, recover=2)
+    config = tiny(tmp_path / "whole", guard=guard)
     whole = run(config)
     assert whole.recoveries == 2
+    # The second is twice as long.
+    assert [i for i, attack in enumerate(seen.attacks) if attack.steps == 4] == [6, 7, 15, 16, 17, 18]
     # The first return did not train on the snapshot itself.
     assert same(seen.weights[15], seen.weights[3]) and same(seen.optimizer[15], seen.optimizer[3])
     attacks, seen.attacks[:] = list(seen.attacks), []
     forget()
 
-    config = tiny(tmp_path / "run")
+    config = tiny(tmp_path / "run", guard=guard)
     due = Loop._checkpoint_if_due
     steps = len(attacks) // 2
 

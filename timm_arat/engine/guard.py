@@ -2,7 +2,8 @@
 
 FGSM from a random start (Wong et al., arXiv:2001.03994) trains as well as PGD until it overfits to its own step; then
 accuracy under PGD falls to zero. As in Li et al. (arXiv:2006.03089), a PGD on a few images notices it and some steps of
-PGD training repair it; here, beyond the paper, they start from weights of before the fall.
+PGD training repair it; here, beyond the paper, they start from weights of before the fall, and each time they are twice
+as many.
 """
 
 from collections.abc import Iterator
@@ -111,5 +112,6 @@ class Guard:
         self.optimizer.load_state_dict(deepcopy(self.snapshot["optimizer"]))  # torch would train on its tensors
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate  # the schedule goes on
-        self.remaining = self.config.recover
+        # A training that collapses once is on its way to the next time: it gets longer to leave that way.
+        self.remaining = self.config.recover * 2**self.recoveries
         self.recoveries += 1
