@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from timm_arat.fold import folded
 from timm_arat.norm import batch_norms, convert_split_norm, merge_split_norm, norm_branch, split_norms
 from timm_arat.norm._verify import joint_error, shift_aux
 
@@ -155,6 +156,8 @@ def _check(arch: Architecture, smallest: int) -> dict[str, Any]:
     model.to(dtype)
     images = x.to(dtype)
     record["error"] = max(joint_error(model, images[:2], False), joint_error(model, images, batch_statistics=True))
+    if arch.batch_norms:
+        record["folded"] = _check_folding(model, images[:2], TOLERANCE[dtype])
     model.float()  # exactly what it was
     if arch.family in MIXING:
         _expect(record["error"] > TOLERANCE[dtype], "the self-check notices a model that mixes images")
@@ -242,6 +245,19 @@ def _check_train_isolation(model: nn.Module, x: Tensor) -> None:
             elif name.startswith(aux_keys) or name.rsplit(".", 1)[0] in names:
                 _expect(own or torch.equal(buffer, before[name]), f"training {branch} leaves {name} alone")
     model.eval()
+
+
+def _check_folding(model: nn.Module, x: Tensor, tolerance: float) -> int:
+    """Attacks fold norms on either branch, and nothing changes; the number of those that were folded."""
+    for branch in BRANCHES:
+        with norm_branch(model, branch):
+            wanted = logits(model, x)
+            with folded(model, x[:1]):
+                count = sum("forward" in vars(module) for module in model.modules())
+                found = logits(model, x)
+        error = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, wanted, strict=True))
+        _expect(error <= tolerance, f"folded {branch} equals {branch}; error {error:.2g}")
+    return count
 
 
 def _check_gradients(model: nn.Module, x: Tensor) -> list[str]:

@@ -19,7 +19,7 @@ from ..evaluation._model import open_model
 from ..fold import folded
 from ..methods import Madry
 from ..pixels import in_pixels
-from ._limit import Recorder
+from ._limit import Convolutions
 from ._machine import device
 from ._timing import Sides, in_turn, ratio
 
@@ -91,10 +91,7 @@ def _passes(net: nn.Module, x: Tensor) -> dict[str, dict[str, float]]:
     x = x.to(device())
     plain = copy.deepcopy(net).eval().requires_grad_(False)
     ours = copy.deepcopy(plain)
-    with torch.no_grad(), Recorder() as recorder:
-        plain(x)
-    convs = recorder.found
-    grads = [torch.randn_like(conv.forward()) for conv in convs]
+    convolutions = Convolutions(plain, x)
 
     def gradient(model: nn.Module) -> None:
         leaf = x.detach().requires_grad_()
@@ -104,11 +101,10 @@ def _passes(net: nn.Module, x: Tensor) -> dict[str, dict[str, float]]:
         with torch.no_grad():
             model(x)
 
-    def convolutions(and_back: bool) -> None:
-        for conv in convs:
-            conv.forward()
-        for conv, grad in zip(convs, grads, strict=True) if and_back else ():
-            conv.backward(grad, to_input=True, to_weight=False)
+    def alone(and_back: bool) -> None:
+        convolutions.forward()
+        if and_back:
+            convolutions.backward(to_weights=False)
 
     found: dict[str, dict[str, float]] = {}
     with folded(ours, x[:1]):
@@ -116,7 +112,7 @@ def _passes(net: nn.Module, x: Tensor) -> dict[str, dict[str, float]]:
             sides: Sides = {
                 "plain": partial(run, plain),
                 "ours": partial(run, ours),
-                "convolutions": partial(convolutions, and_back=name == "gradient"),
+                "convolutions": partial(alone, and_back=name == "gradient"),
             }
             seconds = in_turn(sides, PASSES)
             found[name] = {side: ratio(seconds, "plain", side)["median"] for side in ("ours", "convolutions")}

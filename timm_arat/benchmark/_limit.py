@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..attacks import PGD
@@ -64,24 +64,43 @@ def _profile(step: Step) -> dict[str, float]:
 
 
 def _convolutions(side: Side, shape: Shape) -> Step:
-    """Of a step: each of the attack's passes, forward and to the input; the clean and the adversarial pass, to the
-    weights too, where the first layer needs no gradient to the images."""
-    convs = _record(side, shape)
-    grads = [torch.randn_like(conv.forward()) for conv in convs]
+    """Of a step: each of the attack's passes, forward and to the input; the clean and the adversarial pass."""
+    x, _ = shape.images()
+    model = shape.build().to(device()).eval()
+    model, x, precision = as_trained(model, x.to(device()), "no" if side == "ours_float32" else "auto")
+    with precision:
+        convolutions = Convolutions(model, x)
 
     def run() -> None:
-        with torch.no_grad():
-            for number in range(STEPS + 2):
-                trains = number >= STEPS
-                for conv in convs:
-                    conv.forward()
-                for place, (conv, grad) in enumerate(zip(convs, grads, strict=True)):
-                    conv.backward(grad, to_input=place > 0 or not trains, to_weight=trains)
+        for number in range(STEPS + 2):
+            convolutions.forward()
+            convolutions.backward(to_weights=number >= STEPS)
 
     return run
 
 
-class Recorder(TorchDispatchMode):
+class Convolutions:
+    """Those of one pass of `model` over `x`, in their order and precision, to be executed back to back."""
+
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        with torch.no_grad(), _Recorder() as recorder:
+            model(x)
+        self._convs = recorder.found
+        self._grads = [torch.randn_like(conv.forward()) for conv in self._convs]
+
+    @torch.no_grad()
+    def forward(self) -> None:
+        for conv in self._convs:
+            conv.forward()
+
+    @torch.no_grad()
+    def backward(self, to_weights: bool) -> None:
+        """To the images, or as in training to the weights, where the images need no gradient."""
+        for place, (conv, grad) in enumerate(zip(self._convs, self._grads, strict=True)):
+            conv.backward(grad, to_input=place > 0 or not to_weights, to_weight=to_weights)
+
+
+class _Recorder(TorchDispatchMode):
     """Takes down every convolution that runs inside, whatever module asks for it."""
 
     def __init__(self) -> None:
@@ -94,13 +113,3 @@ class Recorder(TorchDispatchMode):
             x, weight = (t.detach().contiguous(memory_format=torch.channels_last) for t in (x, weight))
             self.found.append(Conv(x, weight, tuple(settings)))
         return func(*args, **(kwargs or {}))
-
-
-def _record(side: Side, shape: Shape) -> list[Conv]:
-    """The convolutions of one pass, in their order and precision."""
-    x, _ = shape.images()
-    model = shape.build().to(device()).eval()
-    model, x, precision = as_trained(model, x.to(device()), "no" if side == "ours_float32" else "auto")
-    with torch.no_grad(), precision, Recorder() as recorder:
-        model(x)
-    return recorder.found
