@@ -6,21 +6,22 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import helpers_engine
 import pytest
 import timm
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
+from helpers_engine import DATA, MODEL, forget, fresh_accelerate, same  # noqa: F401  # a fixture
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from timm_arat import PGD, in_pixels
 from timm_arat.config import read
-from timm_arat.data import DataConfig, load
+from timm_arat.data import load
 from timm_arat.engine import checkpoint
 from timm_arat.engine.average import Average, reestimate
 from timm_arat.engine.batches import SeededBatches, stack
-from timm_arat.engine.config import VARIANTS, AverageConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainConfig
+from timm_arat.engine.config import VARIANTS, AverageConfig, ModelConfig, OptimizerConfig, TrainConfig
 from timm_arat.engine.log import Log
 from timm_arat.engine.loop import Interrupted, Loop
 from timm_arat.engine.prepare import build_model, build_optimizer, build_schedule, prepare
@@ -28,40 +29,19 @@ from timm_arat.engine.train import train
 from timm_arat.evaluation._model import fingerprint, open_model
 from timm_arat.methods import ARAT, ARATConfig, MadryConfig, StandardConfig, TRADESConfig
 
-DATA = DataConfig(name="digits", in_chans=1, image_size=8, val_size=100, batch_size=128, eval_batch_size=200)
-MODEL = ModelConfig(name="resnet20_cifar", kwargs={"layers": [1, 1], "channels": [8, 16]})
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """accelerate keeps one state a process."""
-    before = torch.get_num_threads()
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 def tiny(folder: Path, **changes) -> TrainConfig:
-    config = TrainConfig(
-        data=DATA,
-        model=MODEL,
-        method=ARATConfig(attack=PGD(eps=0.1, steps=1), weight=5.0),
-        optimizer=OptimizerConfig(lr=0.05, warmup_epochs=1),
-        evaluation=EvaluationConfig(eps=0.1, val_steps=2, attacks=("clean",)),
-        epochs=2,
-        threads=1,
-        output=str(folder),
+    """Two epochs of ARAT."""
+    arat = ARATConfig(attack=PGD(eps=0.1, steps=1), weight=5.0)
+    return helpers_engine.tiny(
+        folder, **{"method": arat, "optimizer": OptimizerConfig(lr=0.05, warmup_epochs=1), **changes}
     )
-    return replace(config, **changes)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "weights" / "last.safetensors")
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +50,7 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "run"
     results = train(tiny(folder, twin=StandardConfig()))
     assert [r.model for r in results] == ["resnet20_cifar arat", "resnet20_cifar standard"]
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    forget()
     return folder
 
 
@@ -137,8 +116,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(run, tmp_path, monkeypat
     else:
         train(tiny(tmp_path / "whole", optimizer=optimizer))
         expected = weights(tmp_path / "whole")
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+        forget()
     config = tiny(tmp_path / "run", optimizer=optimizer)
     due = Loop._checkpoint_if_due
 
@@ -150,8 +128,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(run, tmp_path, monkeypat
     with pytest.raises(Interrupted):
         train(config)
     monkeypatch.undo()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    forget()
     random.random(), torch.rand(3)  # the resumed process stands elsewhere in its generators
     train(replace(config, resume=True))
     assert same(weights(tmp_path / "run"), expected)
@@ -172,7 +149,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(run, tmp_path):
 def test_a_checkpoint_of_another_method_is_an_error(tmp_path):
     session = prepare(tiny(tmp_path), tmp_path)
     path = checkpoint.save(session.accelerator, tmp_path / "checkpoints", 1, 0, keep=2)
-    AcceleratorState._reset_state(reset_partial_state=True)
+    forget()
     other = prepare(tiny(tmp_path, method=MadryConfig()), tmp_path)
     with pytest.raises(ValueError, match="cannot be resumed"):
         checkpoint.load(other.accelerator, path)

@@ -6,21 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import helpers_engine
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from helpers_engine import DATA, forget, fresh_accelerate, same  # noqa: F401  # a fixture
 from safetensors.torch import load_file
 
 from timm_arat import PGD
 from timm_arat.config import read, recipes
-from timm_arat.data import DataConfig
 from timm_arat.engine.average import Average
 from timm_arat.engine.config import (
     VARIANTS,
     AverageConfig,
-    EvaluationConfig,
     GuardConfig,
-    ModelConfig,
     OptimizerConfig,
     TrainConfig,
 )
@@ -31,38 +29,14 @@ from timm_arat.engine.prepare import prepare
 from timm_arat.engine.train import train
 from timm_arat.methods import ARATConfig, Madry, MadryConfig, StandardConfig
 
-DATA = DataConfig(name="digits", in_chans=1, image_size=8, val_size=100, batch_size=128, eval_batch_size=200)
-MODEL = ModelConfig(name="resnet20_cifar", kwargs={"layers": [1, 1], "channels": [8, 16]})
 SINGLE = PGD(eps=0.1, steps=1, step_size=0.125)
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """accelerate keeps one state a process."""
-    before = torch.get_num_threads()
-    yield
-    forget()
-    torch.set_num_threads(before)
-
-
-def forget() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 def tiny(folder: Path, **changes) -> TrainConfig:
-    config = TrainConfig(
-        data=DATA,
-        model=MODEL,
-        method=MadryConfig(attack=SINGLE),
-        optimizer=OptimizerConfig(lr=0.05),
-        guard=GuardConfig(every=3, steps=4, images=64, recover=5),
-        evaluation=EvaluationConfig(eps=0.1, val_steps=2, attacks=("clean",)),
-        epochs=2,
-        threads=1,
-        output=str(folder),
-    )
-    return replace(config, **changes)
+    """Two epochs under a guard."""
+    guard = GuardConfig(every=3, steps=4, images=64, recover=5)
+    return helpers_engine.tiny(folder, **{"method": MadryConfig(attack=SINGLE), "guard": guard, **changes})
 
 
 def script(monkeypatch, accuracies: dict[int, float]) -> None:
@@ -109,12 +83,6 @@ def run(config: TrainConfig) -> Guard:
 
 def rows(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "summary.jsonl").read_text().splitlines()]
-
-
-def same(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(
-        same(a[key], b[key]) if isinstance(a[key], dict) else torch.equal(a[key], b[key]) for key in a
-    )
 
 
 # 0.47 is within the tolerance of the best, 0.4 is neither worth going back to nor a collapse.

@@ -3,57 +3,33 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import helpers_engine
 import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
+from helpers_engine import forget, fresh_accelerate  # noqa: F401  # a fixture
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from timm_arat import PGD
-from timm_arat.data import DataConfig, load
+from timm_arat.data import load
 from timm_arat.engine.batches import SeededBatches, stack
-from timm_arat.engine.config import EvaluationConfig, ModelConfig, OptimizerConfig, TrainConfig
+from timm_arat.engine.config import TrainConfig
 from timm_arat.engine.loop import Interrupted, Loop
 from timm_arat.engine.prepare import prepare
 from timm_arat.engine.train import train
 from timm_arat.engine.warm import Perturbations
 from timm_arat.methods import ARATConfig, MadryConfig, StandardConfig, TRADESConfig
 
-DATA = DataConfig(
-    name="digits", in_chans=1, image_size=8, val_size=100, batch_size=128, eval_batch_size=200, crop="pad4", hflip=0.5
-)
-EPS = 0.1
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """accelerate keeps one state a process."""
-    before = torch.get_num_threads()
-    yield
-    reset()
-    torch.set_num_threads(before)
-
-
-def reset() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+DATA = replace(helpers_engine.DATA, crop="pad4", hflip=0.5)
+EPS = helpers_engine.EPS
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 def tiny(folder, **changes) -> TrainConfig:
-    config = TrainConfig(
-        data=DATA,
-        model=ModelConfig(name="resnet20_cifar", kwargs={"layers": [1, 1], "channels": [8, 16]}),
-        method=MadryConfig(PGD(eps=EPS, steps=1)),
-        optimizer=OptimizerConfig(lr=0.05),
-        evaluation=EvaluationConfig(eps=EPS, val_steps=1, attacks=("clean",)),
-        epochs=2,
-        threads=1,
-        output=str(folder),
-        warm_start=True,
-    )
-    return replace(config, **changes)
+    """Two epochs of warm-started attacks on augmented images."""
+    return helpers_engine.tiny(folder, **{"data": DATA, "warm_start": True, **changes})
 
 
 def collated(batches: SeededBatches, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -252,7 +228,7 @@ def test_an_epoch_starts_where_the_one_before_ended(tmp_path, monkeypatch, kind)
 def test_the_first_epoch_is_that_of_a_run_without(tmp_path):
     for name, on in (("on", True), ("off", False)):
         train(tiny(tmp_path / name, epochs=1, warm_start=on))
-        reset()
+        forget()
     on, off = (load_file(tmp_path / name / "weights/last.safetensors") for name in ("on", "off"))
     assert all(torch.equal(on[key], off[key]) for key in on)
 
@@ -260,7 +236,7 @@ def test_the_first_epoch_is_that_of_a_run_without(tmp_path):
 @pytest.mark.parametrize("stop_at", [(0, 4), (1, 3)])
 def test_a_run_killed_in_an_epoch_resumes_to_the_same_weights(tmp_path, monkeypatch, stop_at):
     train(tiny(tmp_path / "whole", epochs=3))
-    reset()
+    forget()
     config = tiny(tmp_path / "run", epochs=3)
 
     class Killed(Exception):
@@ -277,7 +253,7 @@ def test_a_run_killed_in_an_epoch_resumes_to_the_same_weights(tmp_path, monkeypa
     with pytest.raises(Killed):
         train(config)
     monkeypatch.undo()
-    reset()
+    forget()
     torch.rand(3)  # the resumed process stands elsewhere in its generator
     train(replace(config, resume=True))
     found, wanted = (load_file(tmp_path / name / "weights/last.safetensors") for name in ("run", "whole"))
@@ -290,7 +266,7 @@ def test_a_run_whose_perturbations_are_gone_says_what_to_do(tmp_path, monkeypatc
         train(tiny(tmp_path))
     monkeypatch.undo()
     (tmp_path / "perturbations-0.bin").unlink()
-    reset()
+    forget()
     with pytest.raises(ValueError, match="perturbations-0.bin is gone.*--warm_start false"):
         train(tiny(tmp_path, resume=True))
 
