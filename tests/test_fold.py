@@ -269,9 +269,10 @@ def test_what_shows_in_values_alone_is_noticed_after_some_uses(x, monkeypatch):
     assert seen == [1, 1, 0]
 
 
-def test_a_model_is_not_kept_alive(x):
-    model = build("test_resnet")
-    with folded(model, x[:1]):
+@pytest.mark.parametrize("build_one", [lambda: build("test_resnet"), lambda: nn.Conv2d(3, 3, 1)], ids=["net", "layer"])
+def test_a_model_is_not_kept_alive(build_one, x):
+    model = build_one()
+    with torch.autocast("cpu", torch.bfloat16), folded(model, x[:1]):
         pass
     alive = weakref.ref(model)
     del model

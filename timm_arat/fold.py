@@ -134,7 +134,7 @@ class _Record(TorchFunctionMode):
 def _pairs(model: nn.Module, record: _Record, logits: Any) -> list[Pair]:
     """The layers and norms that may become one."""
     owners: dict[int, list[nn.Module]] = {}
-    for module in model.modules():
+    for module in list(model.modules())[1:]:  # a plan that held the model itself would keep it alive
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             owners.setdefault(id(tensor), []).append(module)
     by_output: dict[int, tuple[nn.Module, torch.dtype]] = {}
