@@ -54,6 +54,13 @@ def test_two_parameters_with_one_gradient_are_scaled_once_each_and_share_no_memo
     assert (a.grad / 3).tolist() == b.grad.tolist() == [scale] * 3
 
 
+def test_gradients_that_share_memory_by_a_view_are_parted():
+    a, b = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(6))
+    Early(((a.view(-1) + b) ** 2).sum(), [a, b, a]).term().backward()
+    assert a.grad.untyped_storage().data_ptr() != b.grad.untyped_storage().data_ptr()
+    assert a.grad.flatten().tolist() == b.grad.tolist() == [4] * 6
+
+
 def test_a_second_backward_is_refused():
     net = network()
     loss = Early(net(torch.rand(2, 6).double()).sum(), net.parameters()).term()

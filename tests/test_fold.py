@@ -3,6 +3,7 @@
 import copy
 import gc
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -222,6 +223,9 @@ def swap_norm(model):
 CHANGES = {
     "hook": lambda model: model.conv.register_forward_hook(lambda *args: None),
     "mode": lambda model: model.norm.train(),
+    "class": lambda model: setattr(
+        model, "__class__", type("Other", (Net,), {"forward": lambda net, x: x.mean((2, 3))})
+    ),
     "attribute": lambda model: setattr(model, "run", lambda net, x: net.norm(net.conv(x) + x)),
     "another layer": lambda model: setattr(model, "run", lambda net, x: net.norm(net.other(x))),
     "module": swap_norm,
@@ -237,6 +241,7 @@ def test_a_model_that_changed_is_looked_at_again(change, x):
     change(model)
     wanted = copy.deepcopy(model)(x)
     with folded(model, x[:1]):
+        assert not model.conv._forward_hooks or num_folded(model) == 0
         assert relative(model(x), wanted) < 1e-5
 
 
@@ -249,30 +254,176 @@ def test_both_branches_of_a_split_norm_are_folded_in_turn(x):
                 assert num_folded(model) == ALL["test_resnet"] and relative(model(x), wanted) < 1e-9
 
 
-def test_what_shows_in_values_alone_is_noticed_after_some_uses(x, monkeypatch):
-    class Scaled(nn.BatchNorm2d):
-        def forward(self, x):
-            return self.factor * super().forward(x)
-
+def test_a_norm_whose_folding_has_come_to_change_logits_is_left_after_some_uses(x, monkeypatch):
     monkeypatch.setattr(fold, "USES", 3)
-    model = Net(lambda net, x: net.norm(net.conv(x)))
-    model.norm = Scaled(3)
-    model.norm.factor = torch.ones(())
-    with_statistics(model)
-    with folded(model, x[:1]):
-        assert num_folded(model) == 1
-    model.norm.factor.fill_(2)
+    monkeypatch.setattr(fold, "_close", lambda found, wanted: float(model.norm.running_mean.sum()) < 100)
+    model = with_statistics(Net(lambda net, x: net.norm(net.conv(x))))
     seen = []
-    for _ in range(3):
+    for _ in range(5):
         with folded(model, x[:1]):
             seen.append(num_folded(model))
-    assert seen == [1, 1, 0]
+        model.norm.running_mean.fill_(1000)
+    assert seen == [1, 1, 1, 0, 0]
+
+
+class Unread(nn.Conv2d):
+    def forward(self, x):
+        return torch.conv2d(x, self.weight)
+
+
+class Gain(nn.BatchNorm2d):
+    def forward(self, x):
+        return (1 + self.bias.sum()) * super().forward(x)
+
+
+class Positive(nn.BatchNorm2d):
+    def forward(self, x):
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight.abs(), self.bias)
+
+
+def no_bias(conv=nn.Conv2d, norm=nn.BatchNorm2d, run=lambda net, x: net.norm(net.conv(x))):
+    net = Net(run)
+    net.conv, net.norm = conv(3, 3, 1, bias=False), norm(3)
+    return net
+
+
+def bias_elsewhere():
+    net = Net(lambda net, x: net.norm(net.conv(x)) + net.conv.bias.sum())
+    net.conv.bias.zero_()
+    return net
+
+
+class Tokens(nn.Sequential):
+    """The norm is over the 3 rows of an image, the layer over its columns."""
+
+    def __init__(self, width):
+        super().__init__(
+            nn.Flatten(2), nn.Linear(64 * 64, width), nn.BatchNorm1d(3), nn.Flatten(), nn.Linear(3 * width, 5)
+        )
+
+
+# As initialised, where a wrong fold would change no logit.
+BLIND = {
+    "a bias that is not read": lambda: no_bias(conv=Unread),
+    "a bias that is used elsewhere": bias_elsewhere,
+    "a norm that does more": lambda: no_bias(norm=Gain),
+    "a norm with a weight of its own": lambda: no_bias(norm=Positive),
+    "other channels": lambda: Tokens(3),
+    "other channels, of another number": lambda: Tokens(7),
+    "no logits yet": lambda: nn.Sequential(no_bias(norm=Gain), nn.Linear(3, 2)),
+}
+
+
+@pytest.mark.parametrize("make", BLIND.values(), ids=BLIND)
+@torch.no_grad()
+def test_what_is_not_known_is_not_folded_where_values_prove_nothing(make, x):
+    torch.manual_seed(0)
+    model = make().eval()
+    if isinstance(model[-1] if isinstance(model, nn.Sequential) else None, nn.Linear):
+        model[-1].weight.zero_(), model[-1].bias.zero_()
+    for _ in range(2):
+        wanted = model(x)
+        with folded(model, x[:1]):
+            assert num_folded(model) == 0 and torch.equal(model(x), wanted)
+        for parameter in model.parameters():
+            parameter.normal_()
+
+
+def test_a_replacement_at_the_same_address_is_seen(x):
+    model = with_statistics(Net(lambda net, x: net.norm(net.conv(x))))
+    for pick in (lambda z: z, torch.relu, torch.tanh):
+        model.conv.forward = lambda x, pick=pick: pick(torch.conv2d(x, model.conv.weight, model.conv.bias))
+        wanted = model(x)
+        with folded(model, x[:1]):
+            assert relative(model(x), wanted) < 1e-5
+        del model.conv.forward
+
+
+@pytest.mark.parametrize(
+    "hold", [lambda on: SimpleNamespace(on=on), lambda on: {"a": {"on": on}}, lambda on: [[on]], lambda on: {on: 0}]
+)
+def test_what_an_attribute_holds_is_seen(hold, x):
+    def run(net, x):
+        z = net.conv(x)
+        return net.norm(z) + z if "True" in str(net.settings) else net.norm(z)
+
+    model = with_statistics(Net(run))
+    for on in (False, True):
+        model.settings = hold(on)
+        wanted = model(x)
+        with folded(model, x[:1]):
+            assert num_folded(model) == (not on) and relative(model(x), wanted) < 1e-5
+
+
+def test_a_pass_that_failed_once_is_tried_again(x):
+    model = build("test_resnet")
+    forward = model.forward
+    model.forward = lambda x: (_ for _ in ()).throw(MemoryError)
+    with folded(model, x[:1]):
+        assert num_folded(model) == 1  # the test's own forward
+    model.forward = forward
+    with folded(model, x[:1]):
+        assert num_folded(model) == 15 + 1
+
+
+def test_an_empty_batch_is_not_looked_at(x):
+    model = build("test_resnet")
+    found, _ = PGD(steps=1).perturb(model, x[:0], torch.zeros(0, dtype=torch.long))
+    assert found.shape == x[:0].shape
+
+
+class Asking(nn.Module):
+    """It goes by the type of its layer's weight."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.conv, self.head, self.run = nn.Conv2d(3, 3, 1), nn.Linear(3, 4), run
+
+    def forward(self, x):
+        return self.head(self.run(self, x).float().mean((2, 3)))
+
+
+ASKING = {
+    "its input": lambda net, x: (lambda x: net.conv(x) + x)(x.to(net.conv.weight.dtype)),
+    "its output": lambda net, x: torch.zeros_like(x, dtype=net.conv.weight.dtype).index_put(
+        (torch.arange(len(x)),), net.conv(x).float()
+    ),
+}
+
+
+@pytest.mark.parametrize("run", ASKING.values(), ids=ASKING)
+def test_a_weight_whose_type_is_asked_for_is_not_cast(run, x):
+    model = Asking(run).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = model(x)
+        with folded(model, x[:1]):
+            assert model.conv.weight.dtype == torch.float32 and model.head.weight.dtype == torch.bfloat16
+            assert torch.equal(model(x), wanted)
+
+
+def test_a_folded_model_that_fails_is_put_back(x, monkeypatch):
+    model = with_statistics(Net(lambda net, x: net.norm(net.conv(x)) if num_folded(net) == 0 else 1 / 0))
+    with folded(model, x[:1]):
+        assert num_folded(model) == 0
+        model(x)
 
 
 @pytest.mark.parametrize("build_one", [lambda: build("test_resnet"), lambda: nn.Conv2d(3, 3, 1)], ids=["net", "layer"])
-def test_a_model_is_not_kept_alive(build_one, x):
+def test_a_model_is_freed_as_it_would_be_without(build_one, x):
     model = build_one()
     with torch.autocast("cpu", torch.bfloat16), folded(model, x[:1]):
+        pass
+    alive = weakref.ref(model)
+    gc.disable()
+    del model
+    gc.enable()
+    assert alive() is None
+
+
+def test_a_model_that_refers_to_itself_is_collected(x):
+    model = build("test_resnet")
+    model.conv1.parent = [model]
+    with folded(model, x[:1]):
         pass
     alive = weakref.ref(model)
     del model

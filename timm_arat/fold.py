@@ -9,18 +9,22 @@ weight is frozen.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 _LAYERS = {torch.conv1d, torch.conv2d, torch.conv3d, F.linear}  # the first dimension of their weights is the output's
+# What is known to normalise and no more, but for the activation of timm's own.
+_NORMS = {kind.forward for kind in (_BatchNorm, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)}
+_TYPE_OF: Any = Tensor.dtype.__get__  # type: ignore[attr-defined]  # a getter of C
 _FACTS = (int, torch.Size, torch.dtype, torch.device, torch.layout)  # what asking a tensor about itself gives
 
 # A layer, the norm that is folded into it if any, and the type in which the layer computes.
@@ -34,7 +38,7 @@ USES = 100
 def folded(model: nn.Module, x: Tensor) -> Iterator[None]:
     """Inside, `model` computes what it computes, up to rounding, with as many BatchNorms folded as is safe.
 
-    Under autocast, convolutions and linear layers have their weights cast already, which rounds nothing more.
+    Under autocast a layer that computes with its own weight has it cast already, which rounds nothing more.
 
     For a model in eval mode whose parameters and buffers nobody changes or asks for inside. A norm is folded where one
     forward pass over `x` shows that the output of a layer went there and nowhere else, and that the layer ran once with
@@ -42,69 +46,110 @@ def folded(model: nn.Module, x: Tensor) -> Iterator[None]:
     split norm is active then is folded. A model stays as it is that has hooks or checkpoints gradients (both hold
     tensors which that pass does not show), that cannot run on `x`, or whose logits for `x` would change.
 
-    What was found is kept for the next `USES` calls, as long as the model is in the same state but for its weights.
+    What was found serves `USES` calls, as long as no attribute of a module is another. What a model reads elsewhere,
+    from globals or from the values of its tensors, to decide which way to go is seen only when it is looked at again.
 
     Args:
         model: Any network.
         x: An input or a few, for the pass.
     """
     state = _state(model, x)
-    known = _plans.get(model)
-    if known is None or known.state != state or known.uses == USES:
-        known = None
-    pairs, logits = (known.pairs, None) if known else _look(model, x)
+    plan = _plans.get(model)
+    if plan is None or plan.uses >= USES or not _same(plan.state, state):
+        plan = None
+    pairs, logits = (
+        ([(layer(), norm and norm(), dtype) for layer, norm, dtype in plan.pairs], None) if plan else _look(model, x)
+    )
     put_back: list[Callable[[], None]] = []
     try:
         for pair in pairs:
             put_back.append(_fold(*pair))
-        if pairs and not known:
-            with _eager(model), torch.no_grad():
-                same = _close(model(x), logits)
-            if not same:
-                pairs = []
-                _run(put_back)
-                put_back.clear()
-        _plans[model] = _Plan(state, pairs, known.uses + 1 if known else 1)
+        if plan:
+            _plans[model] = plan._replace(uses=plan.uses + 1)
+        elif _proved(model, x, pairs, logits):
+            _plans[model] = _Plan(state, [(ref(layer), norm and ref(norm), dtype) for layer, norm, dtype in pairs], 1)
+        else:
+            _run(put_back)
+            put_back.clear()
         yield
     finally:
         _run(put_back)
 
 
 class _Plan(NamedTuple):
-    """What is to be folded in a model that is in `state`, and how often it was."""
+    """What is to be folded in a model that is in `state`, and how often it was; it keeps nothing of the model alive."""
 
-    state: tuple[Any, ...]
-    pairs: list[Pair]
+    state: list[Any]
+    pairs: list[tuple[Any, Any, torch.dtype]]
     uses: int
 
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 
 
-def _state(model: nn.Module, x: Tensor) -> tuple[Any, ...]:
-    """All that decides which tensors go where: every attribute of every module, by value where it is a plain one."""
-    facts: list[Any] = [x.shape[1:], x.dtype, x.device, *_autocast(x.device.type)]
+def _state(model: nn.Module, x: Tensor) -> list[Any]:
+    """All that is known to decide which tensors go where: every attribute of every module, and its class's forward."""
+    facts = [*x.shape[1:], x.dtype, str(x.device), *_autocast(x.device.type)]
     for module in model.modules():
-        facts += (id(module), type(module))
+        facts += (_handle(module), type(module), type(module).forward)
         for value in vars(module).values():
-            if isinstance(value, dict):  # parameters, buffers, modules, hooks
-                facts += map(id, value.values())
-            else:
-                facts.append(value if value is None or isinstance(value, bool | int | float | str) else id(value))
-    return tuple(facts)
+            _add(facts, value, depth=3)
+    return facts
 
 
-def _autocast(device: str) -> tuple[bool, torch.dtype]:
+_PLAIN = (bool, int, float, str, type(None))
+_WHOLE = (Tensor, nn.Module, type, FunctionType, BuiltinFunctionType, MethodType)
+_MOST = 100  # of what a list holds
+
+
+def _add(facts: list[Any], value: Any, depth: int) -> None:
+    """`value` and what it holds, but for what modules, tensors and functions hold."""
+    if isinstance(value, _PLAIN):
+        facts.append(value)
+    elif isinstance(value, dict):
+        facts.append(len(value))
+        facts += value  # its keys
+        for each in value.values() if depth else ():
+            _add(facts, each, depth - 1)
+    elif isinstance(value, _WHOLE):
+        facts.append(_handle(value))
+    elif isinstance(value, list | tuple):
+        facts.append(len(value))
+        for each in value[:_MOST] if depth else ():
+            _add(facts, each, depth - 1)
+    else:
+        facts.append(_handle(value))
+        for each in getattr(value, "__dict__", {}).values() if depth else ():
+            _add(facts, each, depth - 1)
+
+
+def _handle(value: Any) -> Any:
+    """One and the same for one object, and no other's once that is gone, as an address may be."""
+    try:
+        return ref(value)
+    except TypeError:  # small things such as types of numbers
+        return value
+
+
+def _same(a: list[Any], b: list[Any]) -> bool:
+    return len(a) == len(b) and all(
+        x is y or (type(x) is type(y) and isinstance(x, _PLAIN) and x == y) for x, y in zip(a, b, strict=True)
+    )
+
+
+def _autocast(device: str) -> tuple[bool, torch.dtype | None]:
+    if not torch.amp.is_autocast_available(device):
+        return False, None
     return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
 
 
 def _look(model: nn.Module, x: Tensor) -> tuple[list[Pair], Any]:
-    """What may be folded, and the logits for `x`."""
-    if _may_fold(model, casts=_autocast(x.device.type)[0]):
-        with _eager(model), torch.no_grad(), suppress(Exception), _Record() as record:
+    """What may be folded, and the logits for `x`; no logits where the model was not run to the end."""
+    record, logits = _Record(), None
+    if len(x) and _may_fold(model, casts=_autocast(x.device.type)[0]):
+        with _eager(model), torch.no_grad(), suppress(Exception), record:
             logits = model(x)
-            return _pairs(model, record, logits), logits
-    return [], None
+    return ([] if logits is None else _pairs(model, record, logits)), logits
 
 
 class _Record(TorchFunctionMode):
@@ -113,8 +158,9 @@ class _Record(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.uses: Counter[int] = Counter()
-        self.layers: list[tuple[Tensor, Tensor]] = []  # output and weight of every layer
-        self.norms: list[tuple[Tensor, Tensor]] = []  # input and running mean of every BatchNorm in eval mode
+        self.asked: set[int] = set()  # for their type
+        self.layers: list[tuple[Tensor, Tensor, Any]] = []  # output, weight and bias of every layer that was given one
+        self.norms: list[tuple[Tensor, dict[str, Any]]] = []  # input and settings of every BatchNorm in eval mode
         self.held: list[Any] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -124,39 +170,59 @@ class _Record(TorchFunctionMode):
         if not isinstance(out, _FACTS):
             used = {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
             self.uses.update(used)
-        if func in _LAYERS and len(args) > 1:
-            self.layers.append((out, args[1]))
+        if func == _TYPE_OF:  # a new one each time, so not `is`
+            self.asked.add(id(args[0]))
+        if func in _LAYERS and len(args) > 2:
+            self.layers.append((out, args[1], args[2]))
         if func is F.batch_norm and kwargs.get("training") is False:  # so it hands its arguments on
-            self.norms.append((args[0], args[1]))
+            x, mean, var = args
+            self.norms.append((x, {"running_mean": mean, "running_var": var, **kwargs}))
         return out
 
 
 def _pairs(model: nn.Module, record: _Record, logits: Any) -> list[Pair]:
-    """The layers and norms that may become one."""
+    """The layers and norms that may become one.
+
+    By what they are and by how their tensors are used: values prove little where a norm is as it was initialised.
+    """
     owners: dict[int, list[nn.Module]] = {}
-    for module in list(model.modules())[1:]:  # a plan that held the model itself would keep it alive
+    for module in model.modules():
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             owners.setdefault(id(tensor), []).append(module)
-    by_output: dict[int, tuple[nn.Module, torch.dtype]] = {}
-    found: list[Pair] = []
-    for out, weight in record.layers:
-        owner = owners.get(id(weight), [])
-        if len(owner) == 1 and owner[0]._parameters.get("weight") is weight and record.uses[id(weight)] == 1:
-            by_output[id(out)] = owner[0], out.dtype
+
+    def holder(used: dict[str, Any]) -> nn.Module | None:
+        """The module to which all of these belong, by these names, if each was used once and in no other."""
+        tensors = [each for each in used.values() if each is not None]
+        holders = {id(module): module for each in tensors for module in owners.get(id(each), [])}
+        if len(holders) != 1:
+            return None
+        (module,) = holders.values()
+        own = all(getattr(module, name, ...) is value for name, value in used.items())
+        return module if own and all(record.uses[id(each)] == 1 for each in tensors) else None
+
+    by_output: dict[int, Pair] = {}
+    for out, weight, bias in record.layers:
+        layer = holder({"weight": weight, "bias": bias})
+        if layer is None or not {"weight", "bias"} <= layer._parameters.keys():
+            continue
+        if out.dtype == weight.dtype or not record.asked & {id(weight), id(bias)}:
+            by_output[id(out)] = layer, None, out.dtype
     answers = {id(leaf) for leaf in tree_leaves(logits)}
-    calls = Counter(id(running_mean) for _, running_mean in record.norms)
-    for x, running_mean in record.norms:
-        if id(x) not in by_output or record.uses[id(x)] != 1 or id(x) in answers:
+    for x, settings in record.norms:
+        norm = holder({name: settings[name] for name in ("running_mean", "running_var", "weight", "bias")})
+        if not isinstance(norm, _BatchNorm) or not _only_normalises(norm) or settings["eps"] != norm.eps:
             continue
-        norms = owners.get(id(running_mean), [])
-        if len(norms) != 1 or calls[id(running_mean)] != 1:
-            continue
-        (norm,) = norms
-        if isinstance(norm, _BatchNorm) and "forward" not in vars(norm):
-            layer, dtype = by_output.pop(id(x))
-            found.append((layer, norm, dtype))
-    rest = [(layer, None, dtype) for layer, dtype in by_output.values() if layer.weight.dtype != dtype]
-    return found + rest
+        if id(x) in by_output and record.uses[id(x)] == 1 and id(x) not in answers:
+            layer, _, dtype = by_output[id(x)]
+            # The layer's outputs lie where the norm's channels do: linear layers on tokens have them last.
+            if x.ndim == layer.weight.ndim:
+                by_output[id(x)] = layer, norm, dtype
+    return [pair for pair in by_output.values() if pair[1] is not None or pair[0].weight.dtype != pair[2]]
+
+
+def _only_normalises(norm: _BatchNorm) -> bool:
+    # A norm that runs as another class's, as a split norm does, says so by `bare`.
+    return "forward" not in vars(norm) and getattr(type(norm), "bare", type(norm)).forward in _NORMS
 
 
 @torch.no_grad()
@@ -199,6 +265,15 @@ def _rest(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
     if isinstance(norm, BatchNormAct2d):
         return lambda x: norm.act(norm.drop(x))
     return lambda x: x
+
+
+def _proved(model: nn.Module, x: Tensor, pairs: list[Pair], logits: Any) -> bool:
+    """Whether the model, folded, has the logits that it had."""
+    if logits is None or not pairs:
+        return logits is not None
+    with _eager(model), torch.no_grad(), suppress(Exception):
+        return _close(model(x), logits)
+    return False
 
 
 def _close(found: Any, wanted: Any) -> bool:

@@ -113,7 +113,8 @@ class GuardConfig:
         images: Training images, as they are, on which accuracy under the training attack's norm and eps is measured.
         tolerance: A measurement of at least 1 - tolerance times the best so far is worth going back to.
         drop: One below `drop` times the best, and by 0.1 at least, is a collapse: back to the newest weights worth it.
-        recover: Optimizer steps that train with the `steps`-step attack after the first one; twice as many each time.
+        recover: Optimizer steps that train with the `steps`-step attack after the first collapse; after each further
+            one twice as many, without a bound.
     """
 
     every: int = 0
