@@ -69,6 +69,7 @@ SAMPLE = (
 def test_split_norm_on_one_architecture_of_each_family(name: str) -> None:
     record = zoo.check_architecture(zoo.survey(name))
     assert record["outcome"] == "converted", record["reason"]
+    assert record["folded"] > 0 or name == "convmixer_768_32"  # whose norms stand behind activations
 
 
 @pytest.mark.parametrize(
