@@ -9,9 +9,7 @@ weight is frozen.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary, ref
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,112 +27,70 @@ _FACTS = (int, torch.Size, torch.dtype, torch.device, torch.layout)  # what aski
 
 # A layer, the norm that is folded into it if any, and the type in which the layer computes.
 Pair = tuple[nn.Module, _BatchNorm | None, torch.dtype]
-# How often what was found is folded before it is looked for again: weights move, and a norm may become one whose
-# folding rounds too much.
-USES = 100
 
 
 @contextmanager
 def folded(model: nn.Module, x: Tensor) -> Iterator[None]:
     """Inside, `model` computes what it computes, up to rounding, with as many BatchNorms folded as is safe.
 
-    Under autocast a layer that computes with its own weight has it cast already, which rounds nothing more.
-
     For a model in eval mode whose parameters and buffers nobody changes or asks for inside. A norm is folded where one
     forward pass over `x` shows that the output of a layer went there and nowhere else, and that the layer ran once with
     a plain parameter as its weight (standardised and parametrised weights stay as they are). Whichever branch of a
-    split norm is active then is folded. A model stays as it is that has hooks or checkpoints gradients (both hold
-    tensors which that pass does not show), that cannot run on `x`, or whose logits for `x` would change.
-
-    What was found serves `USES` calls, as long as no attribute of a module is another. What a model reads elsewhere,
-    from globals or from the values of its tensors, to decide which way to go is seen only when it is looked at again.
+    split norm is active then is folded. Under autocast, a layer that computes with its own weight has it cast already.
+    A model stays as it is that has hooks or checkpoints gradients (both hold tensors which that pass does not show),
+    that cannot run on `x`, or whose logits for `x` would change.
 
     Args:
         model: Any network.
         x: An input or a few, for the pass.
     """
-    state = _state(model, x)
-    plan = _plans.get(model)
-    if plan is None or plan.uses >= USES or not _same(plan.state, state):
-        plan = None
-    pairs, logits = (
-        ([(layer(), norm and norm(), dtype) for layer, norm, dtype in plan.pairs], None) if plan else _look(model, x)
-    )
-    put_back: list[Callable[[], None]] = []
-    try:
-        for pair in pairs:
-            put_back.append(_fold(*pair))
-        if plan:
-            _plans[model] = plan._replace(uses=plan.uses + 1)
-        elif _proved(model, x, pairs, logits):
-            _plans[model] = _Plan(state, [(ref(layer), norm and ref(norm), dtype) for layer, norm, dtype in pairs], 1)
-        else:
-            _run(put_back)
-            put_back.clear()
+    with Plan().folded(model, x):
         yield
-    finally:
-        _run(put_back)
 
 
-class _Plan(NamedTuple):
-    """What is to be folded in a model that is in `state`, and how often it was; it keeps nothing of the model alive."""
+class Plan:
+    """What may be folded in one model, found at the first use and kept for the next ones; see `folded`.
 
-    state: list[Any]
-    pairs: list[tuple[Any, Any, torch.dtype]]
-    uses: int
+    It serves one model whose branch is always the same, and belongs to whoever attacks it again and again. What is
+    found holds for the model as it was then: make a new plan where its layers or the way through them may have changed,
+    and now and then in training, since a norm's statistics may become such that folding them rounds too much.
+    A copy of a plan is empty, because it will serve a copy of the model.
+    """
 
+    def __init__(self) -> None:
+        # By what the images and the autocast are like: on these depends in which type a layer computes.
+        self._found: dict[tuple[Any, ...], list[Pair]] = {}
 
-_plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
+    def __deepcopy__(self, memo: Any) -> "Plan":
+        return Plan()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Plan, ()
 
-def _state(model: nn.Module, x: Tensor) -> list[Any]:
-    """All that is known to decide which tensors go where: every attribute of every module, and its class's forward."""
-    facts = [*x.shape[1:], x.dtype, str(x.device), *_autocast(x.device.type)]
-    for module in model.modules():
-        facts += (_handle(module), type(module), type(module).forward)
-        for value in vars(module).values():
-            _add(facts, value, depth=3)
-    return facts
-
-
-_PLAIN = (bool, int, float, str, type(None))
-_WHOLE = (Tensor, nn.Module, type, FunctionType, BuiltinFunctionType, MethodType)
-_MOST = 100  # of what a list holds
-
-
-def _add(facts: list[Any], value: Any, depth: int) -> None:
-    """`value` and what it holds, but for what modules, tensors and functions hold."""
-    if isinstance(value, _PLAIN):
-        facts.append(value)
-    elif isinstance(value, dict):
-        facts.append(len(value))
-        facts += value  # its keys
-        for each in value.values() if depth else ():
-            _add(facts, each, depth - 1)
-    elif isinstance(value, _WHOLE):
-        facts.append(_handle(value))
-    elif isinstance(value, list | tuple):
-        facts.append(len(value))
-        for each in value[:_MOST] if depth else ():
-            _add(facts, each, depth - 1)
-    else:
-        facts.append(_handle(value))
-        for each in getattr(value, "__dict__", {}).values() if depth else ():
-            _add(facts, each, depth - 1)
-
-
-def _handle(value: Any) -> Any:
-    """One and the same for one object, and no other's once that is gone, as an address may be."""
-    try:
-        return ref(value)
-    except TypeError:  # small things such as types of numbers
-        return value
-
-
-def _same(a: list[Any], b: list[Any]) -> bool:
-    return len(a) == len(b) and all(
-        x is y or (type(x) is type(y) and isinstance(x, _PLAIN) and x == y) for x, y in zip(a, b, strict=True)
-    )
+    @contextmanager
+    def folded(self, model: nn.Module, x: Tensor) -> Iterator[None]:
+        """As the function `folded`, by what was found for images like `x` (NxCxHxW, N at least 1) before."""
+        autocast = _autocast(x.device.type)
+        key = (*x.shape[1:], x.dtype, x.device, *autocast)
+        pairs, known = self._found.get(key), key in self._found
+        logits = None
+        if not _may_fold(model, casts=autocast[0]):
+            pairs = []  # hooks may have come since
+        elif pairs is None:
+            pairs, logits = _look(model, x)
+        put_back: list[Callable[[], None]] = []
+        try:
+            for pair in pairs:
+                put_back.append(_fold(*pair))
+            if logits is not None and pairs and not _proved(model, x, logits):
+                _run(put_back)
+                put_back.clear()
+                pairs = []
+            if not known and logits is not None:  # a model that could not run on `x` is tried again
+                self._found[key] = pairs
+            yield
+        finally:
+            _run(put_back)
 
 
 def _autocast(device: str) -> tuple[bool, torch.dtype | None]:
@@ -146,7 +102,7 @@ def _autocast(device: str) -> tuple[bool, torch.dtype | None]:
 def _look(model: nn.Module, x: Tensor) -> tuple[list[Pair], Any]:
     """What may be folded, and the logits for `x`; no logits where the model was not run to the end."""
     record, logits = _Record(), None
-    if len(x) and _may_fold(model, casts=_autocast(x.device.type)[0]):
+    if len(x):
         with _eager(model), torch.no_grad(), suppress(Exception), record:
             logits = model(x)
     return ([] if logits is None else _pairs(model, record, logits)), logits
@@ -267,10 +223,8 @@ def _rest(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
     return lambda x: x
 
 
-def _proved(model: nn.Module, x: Tensor, pairs: list[Pair], logits: Any) -> bool:
+def _proved(model: nn.Module, x: Tensor, logits: Any) -> bool:
     """Whether the model, folded, has the logits that it had."""
-    if logits is None or not pairs:
-        return logits is not None
     with _eager(model), torch.no_grad(), suppress(Exception):
         return _close(model(x), logits)
     return False

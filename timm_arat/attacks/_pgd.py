@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ._search import Perturbed
+    from ._search import Objective, Perturbed
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,6 @@ class PGD:
         restarts: Number of independent starts, of which each image keeps the one with the highest loss.
         keep_best: Keep the step with the highest loss of each image instead of the last.
         targeted: `y` is the class to reach, not the one to leave.
-        loss: Climb the cross-entropy with `y`, or the Kullback-Leibler divergence from the clean prediction (TRADES,
-            arXiv:1901.08573; `y` is ignored).
         norm_mode: BatchNorm during the attack. eval: running statistics, the network that is deployed. batch:
             statistics of the batch, nothing is updated. train: train mode with updates (as the official ARAT code).
             Other layers are in eval mode for eval and batch.
@@ -48,7 +46,6 @@ class PGD:
     restarts: int = 1
     keep_best: bool = False
     targeted: bool = False
-    loss: Literal["ce", "kl"] = "ce"
     norm_mode: Literal["eval", "batch", "train"] = "eval"
     warmup_epochs: int = 0
     progressive_epochs: int = 0
@@ -74,12 +71,6 @@ class PGD:
                 raise ValueError(f"{name}={getattr(self, name)} is not at least 0")
         if self.norm_mode not in ("eval", "batch", "train"):
             raise ValueError(f"norm_mode={self.norm_mode!r} is not one of eval, batch, train")
-        if self.loss not in ("ce", "kl"):
-            raise ValueError(f"loss={self.loss!r} is not one of ce, kl")
-        if self.loss == "kl" and self.targeted:
-            raise ValueError("loss='kl' has no target class: use loss='ce' with targeted=True")
-        if self.loss == "kl" and not self.random_start:
-            raise ValueError("loss='kl' needs random_start=True: its gradient at the image itself is zero")
 
     @property
     def radius(self) -> float:
@@ -102,18 +93,34 @@ class PGD:
             attack = replace(attack, eps=share * self.radius, step_size=share * attack.step_length)
         return attack
 
-    def __call__(self, model: "nn.Module", x: "Tensor", y: "Tensor") -> "Tensor":
+    def __call__(
+        self, model: "nn.Module", x: "Tensor", y: "Tensor", objective: "Objective | None" = None
+    ) -> "Tensor":
         """Adversarial images for `x` (NxCxHxW in [0, 1], classes `y` N); `model` takes [0, 1], see `in_pixels`."""
-        return self.perturb(model, x, y).x_adv
+        return self.perturb(model, x, y, objective=objective).x_adv
 
-    def perturb(self, model: "nn.Module", x: "Tensor", y: "Tensor", start: "Tensor | None" = None) -> "Perturbed":
+    def perturb(
+        self,
+        model: "nn.Module",
+        x: "Tensor",
+        y: "Tensor",
+        *,
+        start: "Tensor | None" = None,
+        objective: "Objective | None" = None,
+    ) -> "Perturbed":
         """As calling the attack, with what it met on the way.
 
         Args:
+            y: Classes N, or the share of each class NxK (mixed labels).
             start: Images NxCxHxW from whose projection the first of the restarts climbs; a pixel that is NaN starts as
                 it does without them.
+            objective: What to climb instead of the cross-entropy with `y`: a function of the logits NxK (in float64)
+                to one loss per image, N.
+
+        Raises:
+            ValueError: images outside [0, 1], or labels or a start that do not fit them.
         """
         from ._search import check, search  # here, so that reading a recipe does not wait for torch
 
         check(x, y, start)
-        return search(self, model, x, y, start)
+        return search(self, model, x, y, start=start, objective=objective)

@@ -1,14 +1,14 @@
 """The search of projected gradient descent: start, gradient, step, project."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..fold import folded
+from ..fold import Plan
 from ._balls import BALLS
 from ._pgd import PGD
 from ._quiet import gradients, quiet
@@ -30,23 +30,48 @@ class Perturbed(NamedTuple):
     zero_grad: Tensor
 
 
-def search(attack: PGD, model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None = None) -> Perturbed:
+def search(
+    attack: PGD,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    start: Tensor | None = None,
+    objective: Objective | None = None,
+) -> Perturbed:
     """`attack.perturb` without its checks: the centre of the ball may lie outside [0, 1], `x_adv` never does."""
-    with quiet(model, attack.norm_mode), gradients(), ExitStack() as stack:
-        x, y = (t.clone() if t.is_inference() else t.detach() for t in (x, y))  # autograd takes no inference tensor
-        if attack.norm_mode == "eval":
-            stack.enter_context(folded(model, x[:1]))
-        objective = _objective(attack, model, x, y)
-        x_adv, zero_grad = _climb(attack, model, x, objective, start)
-        if attack.restarts == 1:
-            return Perturbed(x_adv, zero_grad)
-        best = _Best(x)
+    with ready(model, attack, x):
+        return climb(attack, model, x, objective or cross_entropy(y, attack.targeted), start)
+
+
+@contextmanager
+def ready(model: nn.Module, attack: PGD, x: Tensor, plan: Plan | None = None) -> Iterator[None]:
+    """Inside, `model` is as `attack` sees it: in its mode, with frozen parameters, and folded where that is exact.
+
+    Args:
+        x: The images to attack, NxCxHxW; the first one is used to find out what may be folded.
+        plan: What was found to be foldable before; without one it is looked for again.
+    """
+    with quiet(model, attack.norm_mode), gradients():
+        with (plan or Plan()).folded(model, x[:1]) if attack.norm_mode == "eval" else nullcontext():
+            yield
+
+
+def climb(
+    attack: PGD, model: nn.Module, x: Tensor, objective: Objective, start: Tensor | None = None
+) -> Perturbed:
+    """The search itself, for a model that is `ready`."""
+    x = x.clone() if x.is_inference() else x.detach()  # autograd takes no inference tensor
+    x_adv, zero_grad = _climb(attack, model, x, objective, start)
+    if attack.restarts == 1:
+        return Perturbed(x_adv, zero_grad)
+    best = _Best(x)
+    best.update(x_adv, _loss(model, x_adv, objective))
+    for _ in range(attack.restarts - 1):
+        x_adv, stuck = _climb(attack, model, x, objective)
         best.update(x_adv, _loss(model, x_adv, objective))
-        for _ in range(attack.restarts - 1):
-            x_adv, stuck = _climb(attack, model, x, objective)
-            best.update(x_adv, _loss(model, x_adv, objective))
-            zero_grad |= stuck
-        return Perturbed(best.x_adv, zero_grad)
+        zero_grad |= stuck
+    return Perturbed(best.x_adv, zero_grad)
 
 
 def _climb(attack: PGD, model: nn.Module, x: Tensor, objective: Objective, start: Tensor | None = None) -> Perturbed:
@@ -70,13 +95,21 @@ def _climb(attack: PGD, model: nn.Module, x: Tensor, objective: Objective, start
     return Perturbed(x_adv, zero_grad)
 
 
-def _objective(attack: PGD, model: nn.Module, x: Tensor, y: Tensor) -> Objective:
-    if attack.loss == "kl":
-        with torch.no_grad():
-            clean = _precise(model(x)).log_softmax(-1)
-        return lambda logits: F.kl_div(logits.log_softmax(-1), clean, reduction="none", log_target=True).sum(-1)
-    sign = -1 if attack.targeted else 1
+def cross_entropy(y: Tensor, targeted: bool = False) -> Objective:
+    """The cross-entropy with classes `y` (N), or with the share of each class (NxK); negative where `targeted`."""
+    y, sign = y.clone() if y.is_inference() else y.detach(), -1 if targeted else 1
+    if y.ndim == 2:
+        return lambda logits: -sign * (y * logits.log_softmax(-1)).sum(-1)
     return lambda logits: sign * _cross_entropy(logits, y)
+
+
+def divergence(logits: Tensor) -> Objective:
+    """The Kullback-Leibler divergence from the prediction of `logits` (NxK), as TRADES attacks (arXiv:1901.08573).
+
+    Its gradient at the image of `logits` itself is zero: start elsewhere.
+    """
+    clean = _precise(logits.detach()).log_softmax(-1)
+    return lambda logits_adv: F.kl_div(logits_adv.log_softmax(-1), clean, reduction="none", log_target=True).sum(-1)
 
 
 def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -125,10 +158,15 @@ def _loss_and_gradient(model: nn.Module, x_adv: Tensor, objective: Objective) ->
 
 
 def check(x: Tensor, y: Tensor, start: Tensor | None = None) -> None:
+    """ValueError unless these are images in [0, 1], their labels, and a start of their shape."""
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"images must be NxCxHxW floats in [0, 1]; these are {tuple(x.shape)} {x.dtype}")
-    if y.shape != x.shape[:1] or y.is_floating_point():
-        raise ValueError(f"labels must be N integers for {len(x)} images; these are {tuple(y.shape)} {y.dtype}")
+    mixed = y.ndim == 2 and y.is_floating_point()
+    if len(y) != len(x) or not (mixed or (y.ndim == 1 and not y.is_floating_point())):
+        raise ValueError(
+            f"labels must be {len(x)} integers, or floats {len(x)}xK (the share of each class), for {len(x)} images; "
+            f"these are {tuple(y.shape)} {y.dtype}"
+        )
     if start is not None and start.shape != x.shape:
         raise ValueError(f"start must be of the images' shape {tuple(x.shape)}; it is {tuple(start.shape)}")
     if len(x):

@@ -1,28 +1,36 @@
 """Checkpoints that survive a crash at any moment: written aside, synced, renamed; only then is an old one pruned."""
 
 import errno
+import hashlib
 import json
 import os
 import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
+from . import generators
+from .state import load_tree, save_tree
 
+if TYPE_CHECKING:
+    from .session import Session
+
+FORMAT = "timm_arat.checkpoint/1"
+MANIFEST = "manifest.json"
 _NAME = re.compile(r"epoch-(\d{4})-step-(\d{6})$")
 
 
-def save(accelerator: Accelerator, folder: Path, epoch: int, step: int, keep: int) -> Path:
-    """Save everything `accelerator` was given into a folder of `folder`; call it on every process.
+def save(session: "Session", folder: Path, epoch: int, step: int) -> Path:
+    """Save `session` into a folder of `folder`; call it on every process.
 
     Args:
         epoch: Epoch that training goes on with, from 0.
         step: Batches of that epoch that are done.
-        keep: Newest checkpoints that stay.
 
     Raises:
         OSError: the disk is full or cannot be written; the earlier checkpoints are untouched.
     """
+    accelerator = session.accelerator
     final = folder / f"epoch-{epoch:04d}-step-{step:06d}"
     aside = folder / f".{final.name}.partial"
     if accelerator.is_main_process:
@@ -30,21 +38,25 @@ def save(accelerator: Accelerator, folder: Path, epoch: int, step: int, keep: in
         aside.mkdir(parents=True)
     accelerator.wait_for_everyone()
     try:
-        accelerator.save_state(str(aside), safe_serialization=True)
+        save_tree(generators.states(), aside / f"generators-{accelerator.process_index}")
+        if accelerator.is_main_process:
+            save_tree(_states(session), aside / "training")
     except Exception as error:
-        # safetensors and torch report a full disk each by a class of its own; ask the disk itself.
+        # safetensors has a class of its own for a full disk; ask the disk itself.
         if shutil.disk_usage(folder).free < 1 << 20 or getattr(error, "errno", None) == errno.ENOSPC:
             shutil.rmtree(aside, ignore_errors=True)
             raise OSError(errno.ENOSPC, f"no space for a checkpoint in {folder}") from None
         raise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (aside / "position.json").write_text(json.dumps({"epoch": epoch, "step": step}))
+        files = {path.name: _sha256(path) for path in sorted(aside.iterdir())}
+        manifest = {"format": FORMAT, "epoch": epoch, "step": step, "files": files}
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
         _sync(aside)
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
         _sync_folder(folder)
-        for old in _sorted(folder)[:-keep]:
+        for old in _sorted(folder)[: -session.config.keep_checkpoints]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
     return final
@@ -56,26 +68,59 @@ def newest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def load(accelerator: Accelerator, checkpoint: Path) -> tuple[int, int]:
+def load(session: "Session", checkpoint: Path) -> tuple[int, int]:
     """Restore what `save` saved; returns its epoch and step.
 
     Raises:
         ValueError: the checkpoint is damaged or belongs to another model, method or optimizer.
     """
     try:
-        position = json.loads((checkpoint / "position.json").read_text())
-        accelerator.load_state(str(checkpoint))
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        for name, expected in manifest["files"].items():
+            if _sha256(checkpoint / name) != expected:
+                raise ValueError(f"{name} is damaged: its sha256 is another than the manifest's")
+        _restore(session, load_tree(checkpoint / "training"))
+        generators.restore(load_tree(checkpoint / f"generators-{session.accelerator.process_index}"))
     except Exception as error:  # every library under it has its own for a file that is not what it should be
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"checkpoint {checkpoint} cannot be resumed ({reason[:200]}): remove that folder to resume from the one "
             "before it, or start afresh with another --output"
         ) from error
-    return position["epoch"], position["step"]
+    return manifest["epoch"], manifest["step"]
+
+
+def _states(session: "Session") -> dict[str, Any]:
+    scaler = session.accelerator.scaler
+    return {
+        "method": dict(session.method.state_dict()),
+        "optimizer": session.optimizer.state_dict(),
+        "schedule": session.schedule.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "companions": {type(each).__name__: each.state_dict() for each in session.companions},
+    }
+
+
+def _restore(session: "Session", states: dict[str, Any]) -> None:
+    session.method.load_state_dict(states["method"])
+    session.optimizer.load_state_dict(states["optimizer"])
+    session.schedule.load_state_dict(states["schedule"])
+    if session.accelerator.scaler is not None and states["scaler"] is not None:
+        session.accelerator.scaler.load_state_dict(states["scaler"])
+    for companion in session.companions:
+        companion.load_state_dict(states["companions"][type(companion).__name__])
 
 
 def _sorted(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("epoch-*") if _NAME.match(path.name))
+
+
+def _sha256(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def _sync(folder: Path) -> None:

@@ -3,16 +3,18 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..attacks import PGD
 from ..data import DataConfig
+from ..evaluation import EvaluationConfig
 from ..methods import CONFIGS, ARATConfig
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The backbone, any model that timm knows.
+    """A network, any model that timm knows.
 
     Attributes:
-        name: Name of a timm model, `resnet20_cifar` for example, or `hf-hub:...`, `local-dir:...`.
+        name: Name of a timm model, `resnet20_cifar` for example, or `hf-hub:...`, `local-dir:...`, or a run's folder.
         pretrained: Start from timm's pretrained weights; their mean and std are honoured, attacks stay in pixels.
         kwargs: Further arguments of `timm.create_model`.
         sync_norm: Synchronise BatchNorm statistics over processes.
@@ -81,7 +83,7 @@ class AverageConfig:
     """A running average of the weights, evaluated and exported in their place.
 
     Attributes:
-        kind: none; ema, exponential (timm's ModelEmaV3); swa, the equal-weight mean of the last epochs (torch's).
+        kind: none; ema, exponential; swa, the equal-weight mean of the last epochs. Both are torch's AveragedModel.
         decay: Decay a step of ema.
         start_epoch: First epoch, from 0, that goes into the average.
         every: Steps between two snapshots of swa.
@@ -139,31 +141,61 @@ class GuardConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
-    """What is measured after each epoch on the held-out images, and at the end, once, on the test set.
+class AWPConfig:
+    """Adversarial weight perturbation (Wu et al., arXiv:2004.05884): each step's gradient is that of worse weights.
 
     Attributes:
-        norm: Threat model.
-        eps: Its bound in pixels of [0, 1]; 8/255 for linf if not given.
-        val_steps: PGD steps of the validation after each epoch.
-        val_images: Validate on this many of the held-out images; all if not given.
-        select: What the best checkpoint is best at: the sum of clean accuracy and accuracy under the validation attack
-            (the paper's measure), or one of the two.
-        attacks: What is measured on the test set.
-        autoattack_images: AutoAttack on this many test images, seeded and stratified; all if not given.
-        pgd_images: Clean accuracy and PGD-20 on this many test images; all if not given.
-        fast: Fold BatchNorms away on the test set, equal up to rounding; off, AutoAttack is bitwise the official one.
+        gamma: Length of the perturbation of each weight, as a share of that weight's own length; 0: off. The authors:
+            0.01 for PGD adversarial training, 0.005 for TRADES.
+        start_epoch: First epoch, from 0, that perturbs (the authors: 0, and 10 for TRADES).
     """
 
-    norm: Literal["linf", "l2", "l1"] = "linf"
-    eps: float | None = None
-    val_steps: int = 10
-    val_images: int | None = None
+    gamma: float = 0.0
+    start_epoch: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gamma < 1:
+            raise ValueError(f"gamma={self.gamma} is not in [0, 1), a share of each weight's length; 0 is off")
+        if self.start_epoch < 0:
+            raise ValueError(f"start_epoch={self.start_epoch} is not at least 0")
+
+
+@dataclass(frozen=True)
+class BalanceConfig:
+    """How clean training accuracy is measured before each epoch, for methods that balance their loss by it.
+
+    Attributes:
+        images: On training images as they are (plain), or augmented as in the official ARAT code.
+        count: Number of training images, stratified by class (the official code: 1,024).
+    """
+
+    images: Literal["plain", "augmented"] = "plain"
+    count: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count={self.count} is not at least 1")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """What is measured after each epoch on the held-out images, and what the best epoch is best at.
+
+    Attributes:
+        steps: PGD steps of the attack, which has the training threat's norm and eps.
+        images: Validate on this many of the held-out images; all if not given.
+        select: The sum of clean accuracy and accuracy under the attack (the paper's measure), or one of the two.
+    """
+
+    steps: int = 10
+    images: int | None = None
     select: Literal["sum", "robust", "clean"] = "sum"
-    attacks: tuple[Literal["clean", "pgd", "autoattack"], ...] = ("clean", "pgd", "autoattack")
-    autoattack_images: int | None = 1000
-    pgd_images: int | None = None
-    fast: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps} is not at least 1")
+        if self.images is not None and self.images < 1:
+            raise ValueError(f"images={self.images} is not at least 1; leave it out for all that are held out")
 
 
 @dataclass(frozen=True)
@@ -173,11 +205,16 @@ class TrainConfig:
     Attributes:
         data: Data set, splits, augmentation.
         model: Backbone.
-        method: Training method; `method.name` is one of arat, madry, standard, trades.
+        teacher: A second network, for methods that learn from one; its name is empty for the others.
+        attack: The threat and the attack on the training images. Validation and test take its norm and eps.
+        method: Training method; `method.name` is one of the names below.
         optimizer: Optimizer and schedule.
-        average: Average of the weights.
+        balance: How methods that balance their loss by clean training accuracy get it.
         guard: Watch over single-step training.
-        evaluation: Validation and the final test.
+        awp: Adversarial weight perturbation.
+        average: Average of the weights.
+        validation: After each epoch, on held-out images.
+        evaluation: At the end, once, on the test set.
         twin: A second method, trained in turn on the same data and backbone for comparison; `twin.name`, or null.
         epochs: Passes over the training images.
         seed: Of everything random.
@@ -190,8 +227,6 @@ class TrainConfig:
         threads: CPU threads a process; cores / local processes if not given, when training runs on the CPU.
         warm_start: Start the attack of an image from the perturbation that it had an epoch before instead of at random
             (ATTA, arXiv:1912.11969), so that one or two steps do. A twin that does not attack trains without.
-        balance_images: Training images on which auto-balance measures clean accuracy: as they are, or augmented as in
-            the official code.
         checkpoint_minutes: Minutes between checkpoints within an epoch; there is one after every epoch.
         keep_checkpoints: Newest checkpoints to keep.
         log_every: Steps between two updates of the log and the trackers.
@@ -200,11 +235,16 @@ class TrainConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    teacher: ModelConfig = field(default_factory=lambda: ModelConfig(name=""))
+    attack: PGD = field(default_factory=PGD)
     method: Any = field(default_factory=ARATConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    average: AverageConfig = field(default_factory=AverageConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    awp: AWPConfig = field(default_factory=AWPConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(autoattack_images=1000, fast=True))
     twin: Any = None
     epochs: int = 30
     seed: int = 0
@@ -214,7 +254,6 @@ class TrainConfig:
     compile: Literal["off", "auto", "on"] = "off"
     threads: int | None = None
     warm_start: bool = False
-    balance_images: Literal["plain", "augmented"] = "plain"
     checkpoint_minutes: float = 5.0
     keep_checkpoints: int = 2
     log_every: int = 20
@@ -226,29 +265,13 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} is not at least 1")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads} is not at least 1; leave it out for cores / local processes")
-        if self.guard.every:
-            for name in ("method", "twin"):
-                self._check_guarded(name, getattr(self, name))
+        # Checked while the command line is read, so that a threat that cannot be is an error before anything is built.
+        self.evaluated()
 
-    def _check_guarded(self, name: str, method: Any) -> None:
-        if method is None:
-            return
-        if not hasattr(method, "attack"):
-            raise ValueError(
-                f"guard.every={self.guard.every}: {name}.name={method_name(method)} has no attack to guard; leave the "
-                "guard or that method out"
-            )
-        if self.guard.steps < method.attack.steps:
-            raise ValueError(
-                f"guard.steps={self.guard.steps} is below {name}.attack.steps={method.attack.steps}: the guard would "
-                "measure and recover with less than what is trained on"
-            )
+    def evaluated(self) -> EvaluationConfig:
+        """The evaluation with the training threat where it does not say its own."""
+        return self.evaluation.with_threat(self.attack.norm, self.attack.radius)
 
 
 # What `method.name` and `twin.name` may be in a recipe.
 VARIANTS = {"method": CONFIGS, "twin": CONFIGS}
-
-
-def method_name(config: Any) -> str:
-    """The name in a recipe of the method whose configuration this is."""
-    return next(name for name, kind in CONFIGS.items() if type(config) is kind)

@@ -1,27 +1,29 @@
 """After the last epoch: export the best weights and measure them, once, on the test set."""
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
 from torch import nn
 
-from ..evaluation import Robustness, evaluate, merge
+from ..evaluation import AttackName, Robustness, evaluate, merge
 from ..hub import export
+from ..methods import method_name
 from ..norm import is_split, merge_split_norm
 from . import weights
-from .config import TrainConfig, method_name
+from .config import TrainConfig
 from .log import Log
-from .prepare import Session
+from .session import Session
 
 
-def finish(config: TrainConfig, session: Session, folder: Path, log: Log) -> Robustness:
-    """Export to `folder`/model, evaluate on the test set, write `folder`/results.json; returns the results of the best.
+def finish(session: Session, log: Log) -> Robustness:
+    """Export to the run's model/, evaluate on the test set, write results.json; returns the results of the best.
 
     The last weights are measured beside the best ones, without AutoAttack, into results_last.json.
     """
-    accelerator = session.accelerator
+    config, folder, accelerator = session.config, session.folder, session.accelerator
     best = _load(session, folder / "weights" / "best.safetensors")
     if accelerator.is_main_process:
         names = session.data.class_names
@@ -33,12 +35,12 @@ def finish(config: TrainConfig, session: Session, folder: Path, log: Log) -> Rob
     attacks = config.evaluation.attacks
     log.say(f"measuring the best weights on the test images: {', '.join(attacks)}")
     # The exported model, not the trained one: its layers are timm's own, and results.json names it by its hash.
-    results = _measure(config, session, folder / "model", attacks, folder, "results")
+    results = _measure(session, folder / "model", attacks, "results")
     if session.validation is not None:
         last = _load(session, folder / "weights" / "last.safetensors")
         last = merge_split_norm(last) if is_split(last) else last
         quick = tuple(name for name in attacks if name != "autoattack")
-        _measure(config, session, last, quick, folder, "results_last")
+        _measure(session, last, quick, "results_last")
     log.say(f"exported to {folder / 'model'}: timm.create_model('local-dir:{folder / 'model'}', pretrained=True)")
     return results
 
@@ -50,26 +52,16 @@ def _load(session: Session, path: Path) -> nn.Module:
     return model
 
 
-def _measure(
-    config: TrainConfig, session: Session, model: Path | nn.Module, attacks: tuple[str, ...], folder: Path, name: str
-) -> Robustness:
+def _measure(session: Session, model: Path | nn.Module, attacks: tuple[AttackName, ...], name: str) -> Robustness:
     """Evaluate each process's share of the test images and merge; the file is written by the main process."""
-    accelerator, settings = session.accelerator, config.evaluation
-    images = session.data.test
+    config, accelerator, images = session.config, session.accelerator, session.data.test
     assert images is not None
     share = range(accelerator.process_index, len(images), accelerator.num_processes)
     part = evaluate(
         model,
         images,
-        norm=settings.norm,
-        eps=settings.eps,
-        attacks=attacks,  # type: ignore[arg-type]  # names checked by the configuration
-        limit=settings.autoattack_images,
-        pgd_limit=settings.pgd_images,
-        batch_size=config.data.eval_batch_size,
-        seed=config.seed,
-        fast=settings.fast,
-        state=folder / f".{name}-{accelerator.process_index}-of-{accelerator.num_processes}.state",
+        replace(config.evaluated(), attacks=attacks),
+        state=session.folder / f".{name}-{accelerator.process_index}-of-{accelerator.num_processes}.state",
         indices=share if accelerator.num_processes > 1 else None,
         name=f"{config.model.name} {method_name(config.method)}",
         progress=accelerator.is_main_process,
@@ -77,7 +69,7 @@ def _measure(
     )
     result = merge(gather_object([part])) if accelerator.num_processes > 1 else part
     if accelerator.is_main_process:
-        result.save(folder / f"{name}.json")
+        result.save(session.folder / f"{name}.json")
     return result
 
 

@@ -4,37 +4,44 @@ import errno
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from ..config import dump
 from ..evaluation import Robustness
-from .config import VARIANTS, TrainConfig, method_name
+from ..methods import method_name
+from .accelerator import start, where
+from .companions import COMPANIONS, Companion
+from .config import VARIANTS, TrainConfig
 from .finish import finish
 from .log import Log
 from .loop import Interrupted, Loop
-from .prepare import prepare
+from .session import prepare
 
 
-def train(config: TrainConfig) -> list[Robustness]:
+def train(config: TrainConfig, companions: Sequence[type[Companion]] = ()) -> list[Robustness]:
     """Train by `config`, export and evaluate; then its twin, if it has one. The results, the model's own first.
+
+    Args:
+        companions: Further ones than `COMPANIONS`, for an analysis of one's own for example; their hooks run last.
 
     Raises:
         Interrupted: a signal came; the run's folder, which is the message, resumes.
         ValueError: the configuration cannot be used.
     """
+    kinds = (*COMPANIONS, *companions)
+    for kind in kinds:
+        kind.check(config)
     output = config.output or _folder(config)
     config = replace(config, output=output)
     try:
-        results = [_run(config)]
+        results = [_run(config, kinds)]
         if config.twin is not None:
-            warm_start = config.warm_start and hasattr(config.twin, "attack")
-            twin = replace(config, method=config.twin, twin=None, output=str(Path(output) / "twin"))
-            results.append(_run(replace(twin, warm_start=warm_start)))
+            results.append(_run(replace(config, method=config.twin, twin=None, output=f"{output}/twin"), kinds))
     except (Interrupted, KeyboardInterrupt):
         # In the loop a signal leaves a checkpoint first; after it, the evaluation keeps its own state.
         raise Interrupted(output) from None
@@ -48,14 +55,14 @@ def train(config: TrainConfig) -> list[Robustness]:
     return results
 
 
-def _run(config: TrainConfig) -> Robustness:
+def _run(config: TrainConfig, companions: Sequence[type[Companion]]) -> Robustness:
     folder = Path(config.output or "")
     if not config.resume and (folder / "summary.jsonl").exists():
         raise ValueError(f"{folder} holds a run already: add --resume true to go on with it, or name another --output")
     folder.mkdir(parents=True, exist_ok=True)
-    session = prepare(config, folder)
-    accelerator = session.accelerator
+    accelerator = start(config, folder)
     log = Log(accelerator, folder, config.log_every)
+    session = prepare(config, folder, accelerator, companions, log.say)
     if accelerator.is_main_process:
         (folder / "config.yaml").write_text(dump(config, variants=VARIANTS))
         with (folder / "command.txt").open("a") as file:
@@ -67,22 +74,14 @@ def _run(config: TrainConfig) -> Robustness:
     parameters = sum(p.numel() for p in session.method.model.parameters())
     log.say(
         f"{method_name(config.method)} on {config.data.name}: {config.model.name}, {parameters / 1e6:.2f} M weights, "
-        f"{len(session.images)} training images, {len(session.loader)} steps an epoch; {_where(session)}; "
+        f"{len(session.images)} training images, {len(session.loader)} steps an epoch; {where(accelerator)}; "
         f"to {folder}"
     )
-    Loop(config, session, folder, log).run()
-    results = finish(config, session, folder, log)
+    Loop(session, log).run()
+    results = finish(session, log)
     for tracker in accelerator.trackers:
         tracker.finish()
     return results
-
-
-def _where(session: object) -> str:
-    """Where the training runs, for the first line of the log."""
-    accelerator = session.accelerator  # type: ignore[attr-defined]
-    processes = f"{accelerator.num_processes} process{'es' if accelerator.num_processes > 1 else ''}"
-    threads = f" of {torch.get_num_threads()} threads" if accelerator.device.type == "cpu" else ""
-    return f"{processes}{threads} on {accelerator.device.type}, mixed precision {accelerator.mixed_precision}"
 
 
 def _folder(config: TrainConfig) -> str:

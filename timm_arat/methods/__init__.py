@@ -1,4 +1,9 @@
-"""Training methods: a new one is a file, its settings in `configs` and a row in `build`."""
+"""Training methods: a new one is a file, and a row of `configs`.
+
+_base      the two verbs of a step, and what becomes of a method's networks
+_early     a part of a loss that is differentiated before the rest
+configs    the table: settings and names
+"""
 
 import lazy_loader
 

@@ -1,11 +1,14 @@
+from ._base import Frozen as Frozen
 from ._base import Method as Method
-from ._build import build as build
+from ._base import Terms as Terms
 from .arat import ARAT as ARAT
 from .configs import CONFIGS as CONFIGS
 from .configs import ARATConfig as ARATConfig
 from .configs import MadryConfig as MadryConfig
 from .configs import StandardConfig as StandardConfig
 from .configs import TRADESConfig as TRADESConfig
+from .configs import method_class as method_class
+from .configs import method_name as method_name
 from .madry import Madry as Madry
 from .standard import Standard as Standard
 from .trades import TRADES as TRADES

@@ -1,42 +1,150 @@
-"""What every training method shares: one `nn.Module`, one forward a step."""
+"""What every training method shares: two verbs, `perturb` and the forward of a step, and the terms of its loss."""
 
-from collections.abc import Collection
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ..attacks import PGD, Objective, check, climb, cross_entropy, ready
+from ..fold import Plan
 from ..norm import batch_norms, split_norms
 from ..pixels import in_pixels
 
 Self = TypeVar("Self", bound="Method")
 
 
-class Method(nn.Module):
-    """Base of the training methods; `method(x, y)` is a whole step's forward, attack included.
-
-    The engine wraps the method, not the backbone, so that distributed training sees one forward per backward whatever
-    the method does inside. Gradient-free work (the attack) runs on the unwrapped backbone.
+@dataclass(frozen=True)
+class Terms:
+    """The terms of a loss, each a scalar with its graph, and what is known beside them.
 
     Attributes:
-        pixels: The backbone behind its normalisation; takes NCHW in [0, 1].
-        config: The method's settings, one of `configs`.
-        attack: That of this epoch, for methods whose settings have one.
-        frozen_norms: Norms that training leaves as they are; see `freeze_norms`.
-        needs_clean_accuracy: The engine measures clean training accuracy before each epoch for `begin_epoch`.
+        losses: By name, not weighted.
+        weights: By the same names; the loss is the weighted sum.
+        output: Logits NxK of the images that the method is trained to classify.
+        log: Further scalars for the log.
     """
 
+    losses: dict[str, Tensor]
+    weights: dict[str, Tensor | float]
+    output: Tensor
+    log: dict[str, Tensor] = field(default_factory=dict)
+
+    def loss(self, *names: str) -> Tensor:
+        """The weighted sum of all terms, or of those called `names`."""
+        return reduce(add, (self.weights[name] * self.losses[name] for name in names or self.losses))
+
+    def as_dict(self, loss: Tensor) -> dict[str, Tensor]:
+        """What a step's forward gives, as timm's training tasks: the loss, the output, and the rest for the log."""
+        losses = {name: value.detach() for name, value in self.losses.items()}
+        return {"loss": loss, "output": self.output, **losses, **self.log}
+
+
+class Method(nn.Module):
+    """Base of the training methods. One step is
+
+        x, x_adv = method.perturb(x, y)   # on the plain network, whose gradients and statistics it leaves alone
+        out = method(x, y, x_adv)         # {"loss", "output", ...}: one forward, then out["loss"].backward()
+
+    and `method(x, y)` does both. A trainer wraps the method, not the network, for distributed training, so that it sees
+    one forward for each backward; `perturb` is called on the method itself.
+
+    A method says what becomes of each network that it holds. What is registered as a submodule, as usual, is trained and
+    saved in checkpoints. Of these, names in `trained_along` are neither averaged nor exported (a teacher that learns
+    with its student). A network that is only used is wrapped in `Frozen` and is part of none of this.
+
+    Args:
+        model: A timm model.
+        config: Settings, an instance of `Config`; `settings` given by name take precedence.
+        attack: The attack on the training images; PGD-10 of linf 8/255 if not given.
+
+    Attributes:
+        network: The backbone behind its normalisation; takes NCHW in [0, 1].
+        config: The method's settings, one of `configs`.
+        attack: The attack that `perturb` runs unless it is given another.
+        frozen_norms: Norms that training leaves as they are; see `freeze_norms`.
+        needs_clean_accuracy: `set_clean_accuracy` wants the clean training accuracy before each epoch.
+    """
+
+    Config: ClassVar[Callable[..., Any]]
+    attacks: ClassVar[bool] = True  # whether it trains on adversarial images at all
+    trained_along: ClassVar[tuple[str, ...]] = ()
     needs_clean_accuracy = False
     config: Any
-    attack: Any
 
-    def __init__(self, model: nn.Module, config: Any) -> None:
+    def __init__(self, model: nn.Module, config: Any = None, *, attack: PGD | None = None, **settings: Any) -> None:
         super().__init__()
-        self.pixels = in_pixels(model)
-        self.config = config
+        self.network = in_pixels(model)
+        self.config = replace(config or self.Config(), **settings)
+        self.attack = attack or PGD()
         self.frozen_norms: list[nn.Module] = []
-        if hasattr(config, "attack"):
-            self.attack = config.attack
+        self._plan = Plan()
+
+    @property
+    def model(self) -> nn.Module:
+        """The backbone as timm built it (with split norms, where the method splits them)."""
+        return self.network.model
+
+    def averaged(self) -> nn.ModuleDict:
+        """The submodules of which an average of the weights, or a copy to go back to, is made."""
+        return nn.ModuleDict({name: each for name, each in self.named_children() if name not in self.trained_along})
+
+    def begin_epoch(self) -> None:
+        """Tell that an epoch begins: what may be folded for attacks is looked for anew."""
+        self._plan = Plan()
+
+    def perturb(
+        self, x: Tensor, y: Tensor, start: Tensor | None = None, attack: PGD | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The images to train on and their adversarial counterparts, each NxCxHxW.
+
+        Args:
+            x: Images NxCxHxW in [0, 1].
+            y: Classes N, or the share of each class NxK.
+            start: Images to climb from, see `PGD.perturb`.
+            attack: Instead of the method's own.
+
+        Raises:
+            ValueError: images outside [0, 1], or labels or a start that do not fit them.
+        """
+        check(x, y, start)
+        attack = attack or self.attack
+        with ready(self.network, attack, x, self._plan):
+            return x, climb(attack, self.network, x, self.objective(x, y), start).x_adv
+
+    def objective(self, x: Tensor, y: Tensor) -> Objective:
+        """What the attack climbs: logits NxK to one loss per image. Called while the network is ready for the attack."""
+        return cross_entropy(y, self.attack.targeted)
+
+    def terms(self, x: Tensor, y: Tensor, x_adv: Tensor) -> Terms:
+        """Every term of the loss with its graph, for whoever wants the gradients of single terms.
+
+        Args: as `forward`; x and x_adv as `perturb` gave them.
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, y: Tensor, x_adv: Tensor | None = None) -> dict[str, Tensor]:
+        """{'loss': scalar, 'output': logits NxK, name: scalar for the log}.
+
+        Args:
+            x: Images NxCxHxW in [0, 1].
+            y: Classes N, or the share of each class NxK.
+            x_adv: Adversarial images; found here where they are not given.
+        """
+        if x_adv is None:
+            x, x_adv = self.perturb(x, y)
+        terms = self.terms(x, y, x_adv)
+        return terms.as_dict(terms.loss())
+
+    def clean_logits(self, x: Tensor) -> Tensor:
+        """Logits NxK of clean images in [0, 1], by the branch that serves them in training."""
+        return self.network(x)
+
+    def set_clean_accuracy(self, accuracy: float) -> None:
+        """Take the clean training accuracy, in [0, 1], before an epoch, where `needs_clean_accuracy`."""
 
     def freeze_norms(self, branches: Collection[str]) -> None:
         """Keep the BatchNorms of `branches` (of 'main' and 'aux') as they are from here on, for fine-tuning.
@@ -66,26 +174,29 @@ class Method(nn.Module):
             norm.training = False  # itself alone: its activation and dropout are not frozen
         return self
 
-    @property
-    def model(self) -> nn.Module:
-        """The backbone as timm built it (with split norms, where the method splits them)."""
-        return self.pixels.model
+    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # `.to(device)` and its like must reach the networks that are only used, too.
+        for each in vars(self).values():
+            if isinstance(each, Frozen):
+                each.module._apply(fn)
+        return super()._apply(fn, recurse)
 
-    def begin_epoch(self, epoch: int, clean_accuracy: float | None = None) -> None:
-        """Set what stays constant during epoch `epoch` (from 0); `clean_accuracy` is in [0, 1]."""
-        if hasattr(self.config, "attack"):
-            self.attack = self.config.attack.at_epoch(epoch)
 
-    def clean_logits(self, x: Tensor) -> Tensor:
-        """Logits NxK of clean images in [0, 1], by the branch that serves them in training."""
-        return self.pixels(x)
+class Frozen:
+    """A network that a method only uses, in eval mode and without gradients: nobody's submodule, shared by copies.
 
-    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Images NxCxHxW in [0, 1] and classes N to {'loss': scalar, 'output': logits NxK, name: term for the log}.
+    Its weights are in no state dict, average or export, and it is no parameter of the optimizer.
+    """
 
-        A method that attacks does so by `self.attack.perturb(self.pixels, x, y)`, which the engine may have replaced.
-        """
-        raise NotImplementedError
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, *args: Any) -> Any:
+        return self.module(*args)
+
+    def __deepcopy__(self, memo: Any) -> "Frozen":
+        return self
 
 
 def precise(t: Tensor) -> Tensor:
@@ -94,5 +205,6 @@ def precise(t: Tensor) -> Tensor:
 
 
 def accuracy(logits: Tensor, y: Tensor) -> Tensor:
-    """Share of right predictions, a scalar in [0, 1]."""
+    """Share of right predictions, a scalar in [0, 1]; of mixed labels (NxK) the largest share is the right class."""
+    y = y.argmax(-1) if y.ndim == 2 else y
     return (logits.detach().argmax(-1) == y).float().mean()

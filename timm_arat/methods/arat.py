@@ -8,13 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attacks import search
+from ..attacks import PGD, check, search
 from ..losses import stop_grad_cosine, symmetric_cosine
 from ..norm import batch_norms, check_split_norm, convert_split_norm, norm_branch
 from ..taps import paper_layers, tap, tap_dims
-from ._base import Method, accuracy, precise
+from ._base import Method, Terms, accuracy, precise
 from ._early import Early
 from .configs import ARATConfig
+
+
+# Logits NxK, and features NxC of every layer.
+Outcome = tuple[Tensor, list[Tensor]]
 
 
 class ARAT(Method):
@@ -26,18 +30,23 @@ class ARAT(Method):
 
     Args:
         model: A timm model; its norms are split in place unless they already are.
-        config: Settings; `settings` given by name take precedence.
+        config, attack, settings: see `Method`.
 
     Raises:
         ValueError: the model has no norm of the kind to split, a layer does not exist, or a setting is out of range.
     """
 
+    Config = ARATConfig
     config: ARATConfig
     balance: Tensor
 
-    def __init__(self, model: nn.Module, config: ARATConfig | None = None, **settings: Any) -> None:
-        config = replace(config or ARATConfig(), **settings)
-        super().__init__(model, config)
+    def __init__(self, model: nn.Module, config: ARATConfig | None = None, **kwargs: Any) -> None:
+        super().__init__(model, config, **kwargs)
+        config = self.config
+        if config.noisy_clean and self.attack.norm != "linf":
+            raise ValueError(
+                f"noisy_clean reproduces a bug of the official attack: it needs norm='linf', not {self.attack.norm!r}"
+            )
         self.needs_clean_accuracy = config.auto_balance
         self.layers = paper_layers(self.model) if tuple(config.layers) == ("paper",) else tuple(config.layers)
         if config.split_norm != "none":
@@ -48,52 +57,75 @@ class ARAT(Method):
                     f"split_norm={config.split_norm!r}: {error}; here split_norm='all' or 'none'"
                 ) from error
         self._shares_statistics = config.split_norm == "none" and any(True for _ in batch_norms(self.model))
-        dims = tap_dims(self.model, self.layers, in_chans=self.pixels.mean.shape[1])
+        dims = tap_dims(self.model, self.layers, in_chans=self.network.mean.shape[1])
         self.predictors = nn.ModuleList(_Predictor(dim) for dim in dims.values() if config.predictor != "none")
         # A buffer, so that it is saved and resumed with the weights; 0.5 until the first epoch begins.
         self.register_buffer("balance", torch.tensor(0.5))
 
-    def begin_epoch(self, epoch: int, clean_accuracy: float | None = None) -> None:
-        super().begin_epoch(epoch)
-        if clean_accuracy is not None:
-            self.balance.fill_(clean_accuracy)
+    def set_clean_accuracy(self, accuracy: float) -> None:
+        """Balance the two cross-entropies by it (official code: `train_acc`)."""
+        self.balance.fill_(accuracy)
 
     def clean_logits(self, x: Tensor) -> Tensor:
         """Logits NxK of clean images in [0, 1] by the auxiliary branch (official code: `train_acc` of the clean BN)."""
         with self._branch("aux"):
-            return self.pixels(x)
+            return self.network(x)
 
-    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        if self.config.noisy_clean:
-            x = x + torch.empty_like(x).uniform_(-self.attack.radius, self.attack.radius)
-        found = self._perturb(x, y)
-        weight_adv, weight_clean = (self.balance, 1 - self.balance) if self.config.auto_balance else (1, 1)
+    def perturb(
+        self, x: Tensor, y: Tensor, start: Tensor | None = None, attack: PGD | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As the base's, seen by the main branch; with `noisy_clean` the images come back shifted by the noise."""
+        with self._branch("main"):
+            if not self.config.noisy_clean:
+                return super().perturb(x, y, start, attack)
+            check(x, y, start)
+            attack = attack or self.attack
+            x = x + torch.empty_like(x).uniform_(-attack.radius, attack.radius)
+            # Unclamped, as the official code: the centre of the ball may leave [0, 1], which `attack.perturb` refuses.
+            return x, search(replace(attack, random_start=False), self.network, x, y).x_adv
+
+    def terms(self, x: Tensor, y: Tensor, x_adv: Tensor) -> Terms:
         if self._separable:
-            logits_clean, z = self._pass(x, "aux")
-            ce_clean = F.cross_entropy(logits_clean, y)
-            clean = Early(weight_clean * ce_clean, self.parameters())
-            logits_adv, z_adv = self._pass(found.x_adv, "main")
+            clean, adv = self._pass(x, "aux"), self._pass(x_adv, "main")
         else:
-            logits, joint = self._pass(torch.cat([found.x_adv, x]), "both")
-            logits_adv, logits_clean = logits.chunk(2)
-            z_adv, z = ([feature.chunk(2)[half] for feature in joint] for half in (0, 1))
-            ce_clean = F.cross_entropy(logits_clean, y)
-            clean = None
-        ce_adv = F.cross_entropy(logits_adv, y)
-        invariance = torch.stack([self._distance(i, *pair) for i, pair in enumerate(zip(z_adv, z, strict=True))])
-        loss = weight_adv * ce_adv + self.config.weight * invariance.mean()
-        loss = loss + (weight_clean * ce_clean if clean is None else clean.term())
-        return {
-            "loss": loss,
-            "output": logits_adv,
-            "ce_adv": ce_adv.detach(),
-            "ce_clean": ce_clean.detach(),
-            "invariance": invariance.detach().mean(),
+            logits, joint = self._pass(torch.cat([x_adv, x]), "both")
+            adv, clean = (
+                (logits.chunk(2)[half], [feature.chunk(2)[half] for feature in joint]) for half in (0, 1)
+            )
+        return self._terms(y, adv, clean)
+
+    def forward(self, x: Tensor, y: Tensor, x_adv: Tensor | None = None) -> dict[str, Tensor]:
+        """As the base's; the clean half is differentiated before the adversarial pass where nothing forbids it."""
+        if not self._separable:
+            return super().forward(x, y, x_adv)
+        if x_adv is None:
+            x, x_adv = self.perturb(x, y)
+        clean = self._pass(x, "aux")
+        early = Early(self._weights["ce_clean"] * F.cross_entropy(clean[0], y), self.parameters())
+        clean = clean[0].detach(), [feature.detach() for feature in clean[1]]
+        terms = self._terms(y, self._pass(x_adv, "main"), clean)
+        return terms.as_dict(terms.loss("ce_adv", "invariance") + early.term())
+
+    def _terms(self, y: Tensor, adv: Outcome, clean: Outcome) -> Terms:
+        (logits_adv, z_adv), (logits_clean, z) = adv, clean
+        distances = [self._distance(i, *pair) for i, pair in enumerate(zip(z_adv, z, strict=True))]
+        losses = {
+            "ce_adv": F.cross_entropy(logits_adv, y),
+            "invariance": torch.stack(distances).mean(),
+            "ce_clean": F.cross_entropy(logits_clean, y),
+        }
+        log = {
             "balance": self.balance.clone(),
             "acc_adv": accuracy(logits_adv, y),
             "acc_clean": accuracy(logits_clean, y),
-            "zero_grad": found.zero_grad.float().mean(),
         }
+        return Terms(losses, self._weights, logits_adv, log)
+
+    @property
+    def _weights(self) -> dict[str, Tensor | float]:
+        balance = self.balance if self.config.auto_balance else None
+        adv, clean = (1.0, 1.0) if balance is None else (balance, 1 - balance)
+        return {"ce_adv": adv, "invariance": self.config.weight, "ce_clean": clean}
 
     @property
     def _separable(self) -> bool:
@@ -104,18 +136,11 @@ class ARAT(Method):
         """
         return self.config.anchor == "clean" and not self._shares_statistics
 
-    def _pass(self, x: Tensor, branch: Literal["main", "aux", "both"]) -> tuple[Tensor, list[Tensor]]:
+    def _pass(self, x: Tensor, branch: Literal["main", "aux", "both"]) -> Outcome:
         """Logits NxK and features NxC of every layer, in float32."""
         with self._branch(branch):
-            logits, features = tap(self.model, self.pixels.normalize(x), self.layers)
+            logits, features = tap(self.model, self.network.normalize(x), self.layers)
         return precise(logits), [precise(feature) for feature in features.values()]
-
-    def _perturb(self, x: Tensor, y: Tensor) -> Any:
-        with self._branch("main"):
-            if self.config.noisy_clean:
-                # Unclamped, as the official code: the centre may leave [0, 1].
-                return search(replace(self.attack, random_start=False), self.pixels, x, y)
-            return self.attack.perturb(self.pixels, x, y)
 
     def _branch(self, branch: Literal["main", "aux", "both"]) -> Any:
         if self.config.split_norm == "none":

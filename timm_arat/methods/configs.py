@@ -1,11 +1,51 @@
-"""The settings of every training method, free of torch, so that a command line is answered at once."""
+"""The table of training methods: a row is a method's settings, its name in a recipe, and its class.
 
-from dataclasses import dataclass, field
-from typing import Literal
+Settings are free of torch, so that a command line is answered at once; the classes are imported when they are needed.
+The attack is no setting of a method: a recipe has one threat, `attack`, at its top.
+"""
 
-from ..attacks import PGD
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from ._base import Method
+
+# Settings by the name of `method.name` in a recipe, and the names of the classes by that of the settings' class.
+CONFIGS: dict[str, type] = {}
+CLASSES: dict[str, str] = {}
 
 
+def row(name: str, cls: str) -> Callable[[type], type]:
+    """Enter the decorated settings as those of the method `name`, the class `cls` in the file `name`.py."""
+
+    def enter(config: type) -> type:
+        CONFIGS[name], CLASSES[name] = config, cls
+        return config
+
+    return enter
+
+
+def method_name(config: Any) -> str:
+    """The name in a recipe of the method whose settings these are."""
+    return next(name for name, kind in CONFIGS.items() if type(config) is kind)
+
+
+def method_class(name: str) -> "type[Method]":
+    """The class of the method that a recipe calls `name`."""
+    found: type[Method] = getattr(importlib.import_module(f"{__package__}.{name}"), CLASSES[name])
+    return found
+
+
+def check_choice(config: Any, **allowed: tuple[str, ...]) -> None:
+    """ValueError unless each named setting is one of those allowed."""
+    for name, wanted in allowed.items():
+        if getattr(config, name) not in wanted:
+            raise ValueError(f"{name}={getattr(config, name)!r} is not one of {', '.join(wanted)}")
+
+
+@row("standard", "Standard")
 @dataclass(frozen=True)
 class StandardConfig:
     """Plain training with cross-entropy on clean images.
@@ -17,25 +57,40 @@ class StandardConfig:
     label_smoothing: float = 0.0
 
 
+@row("madry", "Madry")
 @dataclass(frozen=True)
 class MadryConfig:
     """PGD adversarial training: cross-entropy on adversarial images only.
 
     Attributes:
-        attack: The attack on the training images.
         label_smoothing: Share of the label spread over all classes, in [0, 1).
     """
 
-    attack: PGD = field(default_factory=PGD)
     label_smoothing: float = 0.0
 
 
+@row("trades", "TRADES")
+@dataclass(frozen=True)
+class TRADESConfig:
+    """TRADES: cross-entropy on clean images, and a pull that holds the prediction still within the ball.
+
+    Attributes:
+        beta: Weight of the divergence of the predictions (1/lambda of the paper; the authors' code: 6).
+    """
+
+    beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        if not self.beta >= 0:
+            raise ValueError(f"beta={self.beta} is not at least 0")
+
+
+@row("arat", "ARAT")
 @dataclass(frozen=True)
 class ARATConfig:
     """ARAT: adversarial and clean cross-entropy, and a stop-gradient pull of adversarial towards clean features.
 
     Attributes:
-        attack: The attack on the training images; it sees the main branch.
         weight: Weight gamma of the invariance term (official: 30 for ResNet-18, 100 for WRN-34-10).
         anchor: Which features stand still in the invariance term. clean: the paper's stop-gradient. adversarial: the
             reverse, which the paper shows to hurt. both: the mean of the two halves. none: the naive symmetric term.
@@ -50,7 +105,6 @@ class ARATConfig:
             the attack, whose ball is centred there and which starts at zero.
     """
 
-    attack: PGD = field(default_factory=PGD)
     weight: float = 30.0
     anchor: Literal["clean", "adversarial", "both", "none"] = "clean"
     predictor: Literal["adversarial", "clean", "none"] = "adversarial"
@@ -62,50 +116,14 @@ class ARATConfig:
     def __post_init__(self) -> None:
         if self.weight < 0:
             raise ValueError(f"weight={self.weight} is not at least 0")
-        for name, wanted in _CHOICES.items():
-            if getattr(self, name) not in wanted:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(wanted)}")
+        check_choice(
+            self,
+            anchor=("clean", "adversarial", "both", "none"),
+            predictor=("adversarial", "clean", "none"),
+            split_norm=("batch", "all", "none"),
+        )
         if (self.anchor, self.predictor) in (("clean", "clean"), ("adversarial", "adversarial")):
             raise ValueError(
                 f"anchor={self.anchor!r} with predictor={self.predictor!r}: the anchor has no gradient, so its "
                 f"predictor would never learn; put the predictor on the other side or write predictor='none'"
             )
-        if self.noisy_clean and (self.attack.norm, self.attack.loss) != ("linf", "ce"):
-            raise ValueError(
-                f"noisy_clean reproduces a bug of the official attack: it needs norm='linf' and loss='ce', not "
-                f"norm={self.attack.norm!r} and loss={self.attack.loss!r}"
-            )
-
-
-_CHOICES = {
-    "anchor": ("clean", "adversarial", "both", "none"),
-    "predictor": ("adversarial", "clean", "none"),
-    "split_norm": ("batch", "all", "none"),
-}
-
-
-@dataclass(frozen=True)
-class TRADESConfig:
-    """TRADES: cross-entropy on clean images, and a pull that holds the prediction still within the ball.
-
-    Attributes:
-        attack: The attack on the training images. The method's own climbs the divergence of the predictions; one that
-            is given in Python says so itself, by loss='kl', or climbs the cross-entropy.
-        beta: Weight of that divergence (1/lambda of the paper; the authors' code: 6).
-    """
-
-    attack: PGD = field(default_factory=lambda: PGD(loss="kl"))
-    beta: float = 6.0
-
-    def __post_init__(self) -> None:
-        if not self.beta >= 0:
-            raise ValueError(f"beta={self.beta} is not at least 0")
-
-
-# The names of `method.name` in a recipe; `methods.build` knows their modules.
-CONFIGS: dict[str, type] = {
-    "arat": ARATConfig,
-    "madry": MadryConfig,
-    "standard": StandardConfig,
-    "trades": TRADESConfig,
-}

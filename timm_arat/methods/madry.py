@@ -1,12 +1,9 @@
 """PGD adversarial training (Madry et al., arXiv:1706.06083)."""
 
-from dataclasses import replace
-from typing import Any
-
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ._base import Method, accuracy, precise
+from ._base import Method, Terms, accuracy, precise
 from .configs import MadryConfig
 
 
@@ -17,18 +14,10 @@ class Madry(Method):
     mode and report little difference (MadryLab/cifar10_challenge issue 22).
     """
 
+    Config = MadryConfig
     config: MadryConfig
 
-    def __init__(self, model: nn.Module, config: MadryConfig | None = None, **settings: Any) -> None:
-        super().__init__(model, replace(config or MadryConfig(), **settings))
-
-    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        found = self.attack.perturb(self.pixels, x, y)
-        logits = precise(self.pixels(found.x_adv))
-        loss = F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing)
-        return {
-            "loss": loss,
-            "output": logits,
-            "acc_adv": accuracy(logits, y),
-            "zero_grad": found.zero_grad.float().mean(),
-        }
+    def terms(self, x: Tensor, y: Tensor, x_adv: Tensor) -> Terms:
+        logits = precise(self.network(x_adv))
+        ce_adv = F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing)
+        return Terms({"ce_adv": ce_adv}, {"ce_adv": 1.0}, logits, {"acc_adv": accuracy(logits, y)})

@@ -1,24 +1,27 @@
 """Plain training, the twin that shows what robustness costs and what a network without it is worth."""
 
-from dataclasses import replace
-from typing import Any
-
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ._base import Method, accuracy, precise
+from ..attacks import PGD
+from ._base import Method, Terms, accuracy, precise
 from .configs import StandardConfig
 
 
 class Standard(Method):
     """Cross-entropy on clean images."""
 
+    Config = StandardConfig
+    attacks = False
     config: StandardConfig
 
-    def __init__(self, model: nn.Module, config: StandardConfig | None = None, **settings: Any) -> None:
-        super().__init__(model, replace(config or StandardConfig(), **settings))
+    def perturb(
+        self, x: Tensor, y: Tensor, start: Tensor | None = None, attack: PGD | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The images as they are, twice."""
+        return x, x
 
-    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        logits = precise(self.pixels(x))
-        loss = F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing)
-        return {"loss": loss, "output": logits, "acc_clean": accuracy(logits, y)}
+    def terms(self, x: Tensor, y: Tensor, x_adv: Tensor) -> Terms:
+        logits = precise(self.network(x))
+        ce_clean = F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing)
+        return Terms({"ce_clean": ce_clean}, {"ce_clean": 1.0}, logits, {"acc_clean": accuracy(logits, y)})

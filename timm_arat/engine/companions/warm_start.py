@@ -2,37 +2,23 @@
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..attacks import PGD, Perturbed
-from ..data import Images
-from ..methods import Method
-from .config import TrainConfig, method_name
+from ...methods import Method, method_class, method_name
+from ..config import TrainConfig
+from ._base import Batch, Companion
 
-
-def check_warm_start(config: TrainConfig) -> None:
-    """ValueError where `config` asks for a warm start that cannot be."""
-    if not config.warm_start:
-        return
-    if not hasattr(config.method, "attack"):
-        raise ValueError(f"warm_start: {method_name(config.method)} has no attack to start; leave it out")
-    if any(getattr(method, "noisy_clean", False) for method in (config.method, config.twin)):
-        raise ValueError("warm_start: noisy_clean attacks from the centre of its ball; leave one of the two out")
-    if config.data.crop == "rrc":
-        raise ValueError(
-            "warm_start: data.crop=rrc resamples its pixels, so no perturbation can be carried from one crop to the "
-            "next; set data.crop to pad4 or none, or leave warm_start out"
-        )
+if TYPE_CHECKING:
+    from ..session import Session
 
 
-class Perturbations:
+class WarmStart(Companion):
     """The perturbation of every training image, in the place that its pixels have before augmentation.
 
     Epoch e reads `folder`/perturbations-e.bin and writes perturbations-(e+1).bin; only these two exist. So nothing that
@@ -45,17 +31,40 @@ class Perturbations:
         ValueError: there are several nodes.
     """
 
-    def __init__(self, accelerator: Accelerator, folder: Path, images: Images) -> None:
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-        if local < accelerator.num_processes:
+    needs_places = True
+
+    def __init__(self, session: "Session") -> None:
+        super().__init__(session)
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes))
+        if local < self.accelerator.num_processes:
             raise ValueError(
-                f"warm_start: {accelerator.num_processes} processes on nodes of {local} each cannot share the "
+                f"warm_start: {self.accelerator.num_processes} processes on nodes of {local} each cannot share the "
                 "perturbations, which are mapped into memory; train on one node, or leave warm_start out"
             )
-        self.accelerator, self.folder = accelerator, folder
+        self.folder, images = session.folder, session.data.train
+        assert images is not None
         channels, height, width = images.plain()[0][0].shape
         self.shape = (len(images), channels, height * width)
         self.size = 2 * len(images) * channels * height * width  # bytes of one file
+
+    @classmethod
+    def wanted(cls, config: TrainConfig, method: Method) -> bool:
+        return config.warm_start and method.attacks
+
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        if not config.warm_start:
+            return
+        name = method_name(config.method)
+        if not method_class(name).attacks:
+            raise ValueError(f"warm_start: {name} has no attack to start; leave it out")
+        if any(getattr(method, "noisy_clean", False) for method in (config.method, config.twin)):
+            raise ValueError("warm_start: noisy_clean attacks from the centre of its ball; leave one of the two out")
+        if config.data.crop == "rrc":
+            raise ValueError(
+                "warm_start: data.crop=rrc resamples its pixels, so no perturbation can be carried from one crop to "
+                "the next; set data.crop to pad4 or none, or leave warm_start out"
+            )
 
     def begin(self, epoch: int, resumed: bool) -> None:
         """Make ready for epoch `epoch`, from 0, or for the rest of it; on every process.
@@ -73,26 +82,18 @@ class Perturbations:
         self.before, self.after = self._open(epoch), self._open(epoch + 1)
         self.epoch = epoch
 
-    @contextmanager
-    def attacking(self, method: Method, x: Tensor, index: Tensor, grid: Tensor) -> Iterator[None]:
-        """Inside, the attack of `method` on `x` starts from what is stored for it; what it finds is stored after."""
-        index, attack = index.cpu(), method.attack
-        method.attack = warm = _Started(attack, self.start(x, index, grid))
-        try:
-            yield
-        finally:
-            method.attack = attack
-        self.keep(warm.x_adv - x, index, grid)
+    def start(self, batch: Batch) -> Tensor:
+        """What is stored for these images: in their shape, not projected, NaN where nothing is known."""
+        assert batch.index is not None and batch.grid is not None
+        x = batch.x
+        padded = F.pad(self.before[batch.index].to(x.device), (1, 0), value=torch.nan)
+        return x + padded.gather(2, _expanded(batch.grid, x.shape[1])).view_as(x)
 
-    def start(self, x: Tensor, index: Tensor, grid: Tensor) -> Tensor:
-        """Where to attack augmented images `x` (NxCxHxW) from: in their shape, not projected, NaN where not known.
-
-        Args:
-            index: Numbers of the images in the training split, N, on the CPU.
-            grid: Source of each pixel, Nx1xHxW; see `Images.grid`.
-        """
-        padded = F.pad(self.before[index].to(x.device), (1, 0), value=torch.nan)
-        return x + padded.gather(2, _expanded(grid, x.shape[1])).view_as(x)
+    def around_step(self, batch: Batch, x: Tensor, x_adv: Tensor) -> AbstractContextManager[Any]:
+        """Store what the attack found."""
+        assert batch.index is not None and batch.grid is not None
+        self.keep(x_adv - x, batch.index, batch.grid)
+        return nullcontext()
 
     def keep(self, delta: Tensor, index: Tensor, grid: Tensor) -> None:
         """Store the perturbations `delta` (NxCxHxW) of augmented images; pixels outside the crop stay as they were."""
@@ -100,12 +101,12 @@ class Perturbations:
         padded.scatter_(2, _expanded(grid, delta.shape[1]), delta.flatten(2).to(padded.dtype))
         self.after[index] = padded[:, :, 1:].cpu()
 
-    def flush(self) -> None:
+    def before_save(self) -> None:
         """To the disk; before a checkpoint, which counts on what this epoch has written."""
         with self._path(self.epoch + 1).open("rb") as file:
             os.fsync(file.fileno())
 
-    def remove(self) -> None:
+    def end(self) -> None:
         """Give the room back, after the last epoch; on every process."""
         self.before = self.after = torch.empty(0)
         self.accelerator.wait_for_everyone()
@@ -158,18 +159,6 @@ class Perturbations:
                 f"warm_start keeps {2 * self.size / 1e9:.3g} GB of perturbations in {self.folder}, where "
                 f"{free / 1e9:.3g} GB are free: free some, name an --output on another disk, or leave warm_start out"
             )
-
-
-class _Started:
-    """`attack` from `start`, and the `x_adv` that it finds."""
-
-    def __init__(self, attack: PGD, start: Tensor) -> None:
-        self.attack, self.x_adv = attack, start
-
-    def perturb(self, model: nn.Module, x: Tensor, y: Tensor) -> Perturbed:
-        found = self.attack.perturb(model, x, y, self.x_adv)
-        self.x_adv = found.x_adv
-        return found
 
 
 def _expanded(grid: Tensor, channels: int) -> Tensor:

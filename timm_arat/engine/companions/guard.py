@@ -6,26 +6,26 @@ PGD training repair it; here, beyond the paper, they start from weights of befor
 as many.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
+from ...attacks import PGD
+from ...data import subset, tensors
+from ...methods import Method, method_class, method_name
+from ..config import TrainConfig
+from ..measure import average_named, robust_accuracy
+from ._base import Companion
 
-from ..attacks import PGD
-from ..data import Data, subset, tensors
-from ..methods import Method
-from .config import TrainConfig
-from .measure import average_named, robust_accuracy
+if TYPE_CHECKING:
+    from ..session import Session
 
 # An untrained network's accuracy under PGD wanders between chance and zero: a smaller fall, as a share of all images,
 # is not a collapse.
 SMALLEST_FALL = 0.1
 
 
-class Guard:
+class Guard(Companion):
     """Measures `method` now and then, and takes it back where it collapsed; saved and resumed with its state dict.
 
     It decides by what all processes measured together, so all decide alike. Nothing is drawn from the training's
@@ -39,50 +39,60 @@ class Guard:
         snapshot: The optimizer step (`step`) of the weights to go back to, their `method` and `optimizer` state.
     """
 
-    def __init__(
-        self, config: TrainConfig, accelerator: Accelerator, method: Method, optimizer: Any, data: Data
-    ) -> None:
-        assert data.train is not None
-        self.config, self.accelerator, self.method, self.optimizer = config.guard, accelerator, method, optimizer
-        trained = config.method.attack
+    def __init__(self, session: "Session") -> None:
+        super().__init__(session)
+        config, train = session.config, session.data.train
+        assert train is not None
+        self.config, self.optimizer = config.guard, session.optimizer
         # At the full eps during a warm-up too: the best so far must stay comparable.
-        self.attack = PGD(norm=trained.norm, eps=trained.eps, steps=self.config.steps)
-        labels = data.train.labels
-        self.images = tensors(data.train, subset(labels, min(self.config.images, len(labels)), config.seed))
-        self.batch, self.seed = config.data.eval_batch_size, config.seed
+        self.measured_by = PGD(norm=config.attack.norm, eps=config.attack.eps, steps=self.config.steps)
+        self.images = tensors(train, subset(train.labels, min(self.config.images, len(train.labels)), config.seed))
+        self.batch, self.seed = config.evaluation.batch_size, config.seed
         self.best = 0.0
         self.last: float | None = None
         self.remaining = self.recoveries = 0
         self.snapshot: dict[str, Any] = {}
 
-    @contextmanager
-    def attacking(self) -> Iterator[None]:
-        """The method's attack inside: its own, or the many-step one during a recovery."""
-        attack = self.method.attack
-        if self.remaining:
-            self.method.attack = replace(attack, steps=self.config.steps, step_size=None)
-        try:
-            yield
-        finally:
-            self.method.attack = attack
+    @classmethod
+    def wanted(cls, config: TrainConfig, method: Method) -> bool:
+        return config.guard.every > 0 and method.attacks
 
-    def after(self, step: int) -> str | None:
-        """Watch after optimizer step `step` (from 1); a line for the log where the weights were taken back."""
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        guard, name = config.guard, method_name(config.method)
+        if not guard.every:
+            return
+        if not method_class(name).attacks:
+            raise ValueError(
+                f"guard.every={guard.every}: method.name={name} has no attack to guard; leave one of the two out"
+            )
+        if guard.steps < config.attack.steps:
+            raise ValueError(
+                f"guard.steps={guard.steps} is below attack.steps={config.attack.steps}: the guard would measure and "
+                "recover with less than what is trained on"
+            )
+
+    def attack(self, attack: PGD) -> PGD:
+        """The many-step attack during a recovery."""
+        return replace(attack, steps=self.config.steps, step_size=None) if self.remaining else attack
+
+    def after_update(self, update: int, epoch: int) -> None:
+        """Measure now and then, and take the weights back where they collapsed."""
         self.remaining = max(0, self.remaining - 1)
-        if step % self.config.every:
-            return None
+        if update % self.config.every:
+            return
         self.last = last = self._measure()
         if last < self.config.drop * self.best and self.best - last >= SMALLEST_FALL:
             self._restore()
-            return (
-                f"step {step}: accuracy under PGD-{self.config.steps} fell from its best of {100 * self.best:.1f} % to "
-                f"{100 * last:.1f} % on the guard's images: back to the weights of step {self.snapshot['step']}, and "
-                f"the next {self.remaining} steps attack with {self.config.steps} steps"
+            self.session.say(
+                f"step {update}: accuracy under PGD-{self.config.steps} fell from its best of {100 * self.best:.1f} % "
+                f"to {100 * last:.1f} % on the guard's images: back to the weights of step {self.snapshot['step']}, "
+                f"and the next {self.remaining} steps attack with {self.config.steps} steps"
             )
+            return
         self.best = max(self.best, last)
         if last >= (1 - self.config.tolerance) * self.best:
-            self._keep(step)
-        return None
+            self._keep(update)
 
     def row(self) -> dict[str, Any]:
         """What summary.jsonl gets."""
@@ -98,17 +108,17 @@ class Guard:
             setattr(self, name, value)
 
     def _measure(self) -> float:
-        return robust_accuracy(self.accelerator, self.method.pixels, self.attack, *self.images, self.batch, self.seed)
+        return robust_accuracy(self.accelerator, self.method.network, self.measured_by, *self.images, self.batch, self.seed)
 
     def _keep(self, step: int) -> None:
-        weights = deepcopy(dict(self.method.state_dict()))
+        weights = deepcopy(dict(self.method.averaged().state_dict()))
         # The main process alone saves its snapshot, so all must have the same one.
         average_named(self.accelerator, weights.items())
         self.snapshot = {"step": step, "method": weights, "optimizer": deepcopy(self.optimizer.state_dict())}
 
     def _restore(self) -> None:
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.method.load_state_dict(self.snapshot["method"])
+        self.method.averaged().load_state_dict(self.snapshot["method"])
         self.optimizer.load_state_dict(deepcopy(self.snapshot["optimizer"]))  # torch would train on its tensors
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate  # the schedule goes on

@@ -1,0 +1,58 @@
+"""The accelerator of a run, and the CPU threads of its processes."""
+
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DistributedDataParallelKwargs,
+    ProjectConfiguration,
+    parse_flag_from_env,
+)
+
+from ..precision import resolve_precision
+from .config import TrainConfig
+
+
+def start(config: TrainConfig, folder: Path) -> Accelerator:
+    """The accelerator, with the CPU threads of this process set where there is no other device."""
+    # torch 2.15 has another name for it, which torch 2.6 does not know.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+    accelerator = Accelerator(
+        mixed_precision=resolve_precision(config.mixed_precision, _device()),
+        gradient_accumulation_steps=config.optimizer.accumulate,
+        log_with=list(config.trackers) or None,
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "trackers")),
+        dataloader_config=DataLoaderConfiguration(
+            use_seedable_sampler=True, data_seed=config.seed, even_batches=False, non_blocking=True
+        ),
+        # The method runs one forward a step, and its norms' statistics are averaged once an epoch.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        step_scheduler_with_optimizer=False,
+    )
+    # accelerate leaves out a tracker whose package is missing, without a word.
+    working = {str(getattr(tracker, "value", tracker)) for tracker in accelerator.log_with}
+    if missing := set(config.trackers) - working:
+        raise ValueError(f"trackers: {', '.join(sorted(missing))} is not installed: pip install it, or leave it out")
+    if accelerator.device.type == "cpu":
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        threads = config.threads or max(1, len(os.sched_getaffinity(0)) // local)
+        torch.set_num_threads(threads)  # the launcher sets OMP_NUM_THREADS=1
+    return accelerator
+
+
+def _device() -> torch.device:
+    """What the accelerator will run on: it takes the precision when it is made, and only then says where it is."""
+    if parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available():
+        return torch.device("cpu")
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def where(accelerator: Accelerator) -> str:
+    """Where a training runs, for the first line of its log."""
+    processes = f"{accelerator.num_processes} process{'es' if accelerator.num_processes > 1 else ''}"
+    threads = f" of {torch.get_num_threads()} threads" if accelerator.device.type == "cpu" else ""
+    return f"{processes}{threads} on {accelerator.device.type}, mixed precision {accelerator.mixed_precision}"

@@ -1,0 +1,13 @@
+"""Which epoch of a run is its best one."""
+
+from typing import Any, Literal
+
+Select = Literal["sum", "robust", "clean"]
+
+
+def score(row: dict[str, Any], select: Select) -> float:
+    """What the best epoch has most of, from its row of summary.jsonl; without validation, the newest is the best."""
+    if "val_robust" not in row:
+        return float(row["epoch"])
+    clean, robust = row["val_clean"], row["val_robust"]
+    return float({"robust": robust, "clean": clean, "sum": clean + robust}[select])

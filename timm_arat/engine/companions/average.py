@@ -1,0 +1,95 @@
+"""Averages of the weights, and the norm statistics that belong to them."""
+
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ...methods import Method
+from ...modes import keep_modes
+from ..batches import stack
+from ..config import TrainConfig
+from ..measure import average_statistics
+from ._base import Companion
+
+if TYPE_CHECKING:
+    from ..session import Session
+
+
+class Average(Companion):
+    """The average of what a method says to average, over the steps from `start_epoch` on.
+
+    Until it holds anything, the trained weights themselves are validated and saved.
+    """
+
+    def __init__(self, session: "Session") -> None:
+        super().__init__(session)
+        self.config = session.config.average
+        ema = get_ema_multi_avg_fn(self.config.decay) if self.config.kind == "ema" else None
+        self.average = AveragedModel(self.method.averaged(), multi_avg_fn=ema)
+
+    @classmethod
+    def wanted(cls, config: TrainConfig, method: Method) -> bool:
+        return config.average.kind != "none"
+
+    def after_update(self, update: int, epoch: int) -> None:
+        """Take in the weights: each of ema's, and swa's at every `every`-th update."""
+        if epoch >= self.config.start_epoch and (self.config.kind == "ema" or update % self.config.every == 0):
+            self.average.update_parameters(self.method.averaged())
+
+    def candidate(self, method: Method) -> Method:
+        """A copy of `method` with the averaged weights, and statistics of their own activations on training images."""
+        if not self.average.n_averaged:
+            return method
+        method = deepcopy(method)
+        with torch.no_grad():
+            pairs = zip(method.averaged().parameters(), self.average.module.parameters(), strict=True)
+            for mine, mean in pairs:
+                mine.copy_(mean)
+        reestimate(method, self._batches())
+        average_statistics(self.accelerator, method)
+        return method
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.average.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.average.load_state_dict(state)
+
+    def _batches(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """The first training images of this process's share, augmented as in this epoch."""
+        images, size, device = self.session.images, self.session.config.data.batch_size, self.accelerator.device
+        share = range(self.accelerator.process_index, len(images), self.accelerator.num_processes)
+        for start in range(0, min(self.config.batches, len(self.session.loader)) * size, size):
+            x, y = stack(images.__getitems__(list(share[start : start + size])))
+            yield x.to(device), y.to(device)
+
+
+def reestimate(method: Method, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Replace the running statistics of every BatchNorm, both branches, by their mean over `batches`, in place.
+
+    Averaged weights have activations of their own, so the statistics of the steps do not fit them. Each batch takes the
+    method's own forward, so each branch sees its kind of image; the attack uses the batch's statistics meanwhile.
+    """
+    # modules() has each branch of a split norm as a module of its own, once.
+    frozen = {id(norm) for norm in method.frozen_norms}
+    norms = [m for m in method.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and id(m) not in frozen]
+    momenta = [norm.momentum for norm in norms]
+    attack = replace(method.attack, norm_mode="batch")
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch: the cumulative mean
+        with keep_modes(method), torch.no_grad():
+            method.train()
+            for x, y in batches:
+                x, x_adv = method.perturb(x, y, attack=attack)
+                method(x, y, x_adv)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

@@ -1,0 +1,90 @@
+"""The backbone of a run, and the images in its size."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+
+from ..data import Data, load
+from ..models import WeightsNotFoundError
+from .config import ModelConfig, TrainConfig
+
+
+def build_model(config: TrainConfig) -> tuple[nn.Module, Data]:
+    """The backbone for the data set, and the data set in its size."""
+    check_name(config.model.name, "model")
+    input_size = _input_size(config)
+    data = load(config.data, input_size=input_size)
+    return create(config.model, "model", input_size, data.num_classes), data
+
+
+def build_teacher(config: TrainConfig, model: nn.Module) -> nn.Module | None:
+    """The second network, for the images and classes of `model`; None where `config` names none."""
+    if not config.teacher.name:
+        return None
+    check_name(config.teacher.name, "teacher")
+    cfg: Any = model.pretrained_cfg
+    return create(config.teacher, "teacher", cfg["input_size"], cfg["num_classes"])
+
+
+def check_name(name: str, section: str) -> None:
+    """ValueError, naming what is near, unless `name` is a timm model, a place of one, or a folder."""
+    if not timm.is_model(name.split(".")[0]) and ":" not in name and not Path(name).is_dir():
+        near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
+        raise ValueError(
+            f"{section}.name: timm knows no model {name!r}, and there is no such folder; near it are "
+            f"{', '.join(near) or 'none'}"
+        )
+
+
+def create(settings: ModelConfig, section: str, input_size: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """The network of one section of the recipe, for images of `input_size` (C, H, W)."""
+    name = _timm_name(settings.name)
+    kwargs = {"num_classes": num_classes, "in_chans": input_size[0], **settings.kwargs}
+    target: dict[str, Any] = {"input_size": input_size, "num_classes": num_classes}
+    if settings.pretrained:
+        overlay = _source_overlay(name, input_size)
+    else:
+        # Nothing was trained on another range of pixels: take them as they are.
+        overlay = target | {"mean": (0.0,) * input_size[0], "std": (1.0,) * input_size[0]}
+    try:
+        model: Any = timm.create_model(name, pretrained=settings.pretrained, pretrained_cfg_overlay=overlay, **kwargs)
+    except TypeError as error:
+        raise ValueError(f"{section}.kwargs: {name} does not take them: {error}") from error
+    except WeightsNotFoundError as error:
+        raise ValueError(f"{section}.pretrained: {error}") from error
+    model.pretrained_cfg.update(target)
+    if settings.sync_norm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # before the method splits the norms
+    if settings.checkpointing:
+        model.set_grad_checkpointing(True)
+    return model
+
+
+def _timm_name(name: str) -> str:
+    """`name` as timm takes it: a run's or an exported model's folder by `local-dir:`."""
+    folder = Path(name)
+    for exported in (folder / "model", folder):
+        if (exported / "config.json").is_file() and not timm.is_model(name):
+            return f"local-dir:{exported}"
+    return name
+
+
+def _source_overlay(name: str, input_size: tuple[int, int, int]) -> dict[str, Any]:
+    """Resize a pretrained model; its channels and classes stay the source's, by which timm adapts stem and head."""
+    cfg = None if ":" in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return {} if cfg is None else {"input_size": (cfg.input_size[0], *input_size[1:])}
+
+
+def _input_size(config: TrainConfig) -> tuple[int, int, int]:
+    """C, H, W of the images: the data's own setting, the model's argument, or the model's default."""
+    size = config.data.image_size or config.model.kwargs.get("img_size")
+    if size is None:
+        name = _timm_name(config.model.name)
+        cfg = None if ":" in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
+        if cfg is None:
+            raise ValueError(f"the input size of {name} is not known before it is loaded: give data.image_size")
+        size = cfg.input_size[-1]
+    return config.data.in_chans, int(size), int(size)

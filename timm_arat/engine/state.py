@@ -1,0 +1,69 @@
+"""Trees of tensors and plain values as safetensors and JSON: a state that can be read without running any of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+# Keys that stand for what JSON has no word for.
+_TENSOR, _TUPLE, _ITEMS = "$tensor", "$tuple", "$items"
+
+
+def save_tree(tree: Any, path: Path) -> None:
+    """Write `tree` to `path`.json and `path`.safetensors.
+
+    It may hold tensors, numbers, text, None, and lists, tuples and dictionaries of these.
+
+    Raises:
+        TypeError: it holds something else.
+        OSError, SafetensorError: the files cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    plain = _packed(tree, "", tensors)
+    save_file(tensors, path.with_suffix(".safetensors"))
+    path.with_suffix(".json").write_text(json.dumps(plain))
+
+
+def load_tree(path: Path) -> Any:
+    """What `save_tree` wrote, with its tensors on the CPU.
+
+    Raises:
+        ValueError, KeyError, OSError, SafetensorError: the files are gone or damaged.
+    """
+    tensors = load_file(path.with_suffix(".safetensors"))
+    return _unpacked(json.loads(path.with_suffix(".json").read_text()), tensors)
+
+
+def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        # A copy of its own: safetensors writes no two tensors that share memory.
+        tensors[name] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        return {_TENSOR: name}
+    if isinstance(value, dict):
+        packed = {key: _packed(each, f"{name}/{key}", tensors) for key, each in value.items()}
+        if all(isinstance(key, str) and not key.startswith("$") for key in packed):
+            return packed
+        return {_ITEMS: [[key, each] for key, each in packed.items()]}
+    if isinstance(value, (list, tuple)):
+        found = [_packed(each, f"{name}/{number}", tensors) for number, each in enumerate(value)]
+        return {_TUPLE: found} if isinstance(value, tuple) else found
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{name} is a {type(value).__name__}, which a checkpoint does not hold")
+
+
+def _unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(each, tensors) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if _TENSOR in value:
+        return tensors[value[_TENSOR]]
+    if _TUPLE in value:
+        return tuple(_unpacked(each, tensors) for each in value[_TUPLE])
+    if _ITEMS in value:
+        return {key: _unpacked(each, tensors) for key, each in value[_ITEMS]}
+    return {key: _unpacked(each, tensors) for key, each in value.items()}
