@@ -54,7 +54,7 @@ def mcnemar(a: Score, b: Score) -> Paired:
     right_a, right_b = a.by_index(), b.by_index()
     common = right_a.keys() & right_b.keys()
     if not common:
-        raise ValueError("the two results share no image: evaluate both with the same limit and seed")
+        raise ValueError("the two results share no image: evaluate both with the same number of images and seed")
     only_a = sum(right_a[i] and not right_b[i] for i in common)
     only_b = sum(right_b[i] and not right_a[i] for i in common)
     return Paired(len(common), only_a, only_b)

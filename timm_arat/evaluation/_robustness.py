@@ -21,15 +21,16 @@ class ImageSet:
     """Which images: of the data set `name`, part `split`, `size` images in all.
 
     labels: hash of all labels in their order; results that share it are of the same images in the same order.
-    limit: how many AutoAttack saw (None: all), chosen with `seed`, stratified by class if `stratified`; the positions
-    themselves are in each Score. fingerprint: sum of a hash of each image seen, with label and position; shards add up.
+    autoattack_images: how many AutoAttack saw (None: all), chosen with `seed`, stratified by class if `stratified`;
+    the positions themselves are in each Score. fingerprint: sum of a hash of each image seen, with label and position;
+    shards add up.
     """
 
     name: str
     split: str
     size: int
     labels: str
-    limit: int | None
+    autoattack_images: int | None
     seed: int
     stratified: bool
     fingerprint: str
@@ -104,7 +105,10 @@ class Robustness:
         scores = {name: Score.from_json(each) for name, each in (plain | after).items()}
         for derived in ("format", "warnings"):
             del kept[derived]
-        kept["data"] = ImageSet(**kept["data"])
+        data = dict(kept["data"])
+        if "limit" in data:  # its name until 0.1
+            data["autoattack_images"] = data.pop("limit")
+        kept["data"] = ImageSet(**data)
         zero_gradient = plain.get("pgd", {}).get("zero_gradient", 0)
         return Robustness(scores=scores, norm=threat["norm"], eps=threat["eps"], zero_gradient=zero_gradient, **kept)
 
