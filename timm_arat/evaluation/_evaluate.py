@@ -17,20 +17,31 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from timm_arat.attacks import PGD, Perturbed
-from timm_arat.evaluation._autoattack import standard_attacks
+from timm_arat.evaluation._autoattack import check_size, describe, standard_attacks
+from timm_arat.evaluation._checks import check_model
 from timm_arat.evaluation._journal import Journal
 from timm_arat.evaluation._loop import Attack, Outcome, run_attacks
-from timm_arat.evaluation._model import check_model, device_of, fingerprint, frozen, open_model
+from timm_arat.evaluation._model import device_of, fingerprint, frozen, open_model, with_logits
 from timm_arat.evaluation._robustness import Robustness
 from timm_arat.evaluation._score import Score
 from timm_arat.evaluation._selection import Data, Selection, select
+from timm_arat.evaluation._unbounded import unbounded_attack
 from timm_arat.evaluation.config import EvaluationConfig
 from timm_arat.fold import folded
 
 PGD_STEPS = 20
 PACKAGES = ("torch", "timm", "timm_arat", "pyautoattack")
 # Forward passes an image, a backward pass counted as two, for the progress bar.
-COST = {"clean": 1, "fgsm": 4, "pgd": 3 * PGD_STEPS + 1, "apgd-ce": 300, "apgd-t": 2700, "fab-t": 3600, "square": 5000}
+COST = {
+    "clean": 1,
+    "fgsm": 4,
+    "pgd": 3 * PGD_STEPS + 1,
+    "unbounded": 3 * PGD_STEPS + 1,
+    "apgd-ce": 300,
+    "apgd-t": 2700,
+    "fab-t": 3600,
+    "square": 5000,
+}
 
 Stage = tuple[Tensor, dict[str, Attack]]  # positions in x, and the attacks to run there, one after another
 
@@ -76,26 +87,32 @@ def evaluate(
     assert config.norm is not None and config.eps is not None
     attacks, seed, batch_size, fast = config.attacks, config.seed, config.batch_size, config.fast
     pgd = PGD(norm=config.norm, eps=config.eps, steps=PGD_STEPS)
-    plain = {"fgsm": replace(pgd, steps=1, step_size=pgd.radius, random_start=False), "pgd": pgd}
     net, found_name = open_model(model, torch.device(device) if device else None)
     autoattack_images = config.autoattack_images if "autoattack" in attacks else 0
     images = select(
         data, net, pgd_images=config.pgd_images, autoattack_images=autoattack_images, seed=seed, shard=indices
     )
 
+    if "autoattack" in attacks:
+        check_size(images.x, pgd.norm)
+
     with frozen(net):
-        num_classes = check_model(net, images.x[:batch_size].to(device_of(net)), images.y)
+        x = images.x[:batch_size].to(device_of(net))
+        net = with_logits(net, x[:1])
+        num_classes = check_model(net, x, images.y, gradients=bool({"pgd", "autoattack"} & set(attacks)))
         stages: list[Stage] = [(torch.arange(len(images.x)), {"clean": _unchanged})]
         ran: dict[str, str] = {}
         if "pgd" in attacks:
-            # Two stages, since each starts from the images that are right without an attack.
+            # One stage each, since each starts from the images that are right without an attack.
+            unbounded, grey = unbounded_attack(net, images)
+            plain = {"fgsm": replace(pgd, steps=1, step_size=pgd.radius, random_start=False), "pgd": pgd}
             stages += [(images.pgd, {each: partial(attack.perturb, net)}) for each, attack in plain.items()]
-            ran |= {each: repr(attack) for each, attack in plain.items()}
+            stages.append((grey, {"unbounded": partial(unbounded.perturb, net)}))
+            ran |= {each: repr(attack) for each, attack in (plain | {"unbounded": unbounded}).items()}
         if "autoattack" in attacks:
             official = standard_attacks(net, num_classes, norm=pgd.norm, eps=pgd.radius, seed=seed)
             stages.append((images.autoattack, official))
-            facts = ["standard", f"{num_classes - 1} targets" * (num_classes < 10), "BatchNorms folded" * fast]
-            ran["autoattack"] = ", ".join(filter(None, facts))
+            ran["autoattack"] = describe(num_classes, fast=fast)
         identity = {
             "weights": fingerprint(net),
             "images": images.source.fingerprint,
@@ -108,7 +125,7 @@ def evaluate(
         }
         journal = Journal(Path(state) if state else None, identity)
         run = partial(run_attacks, net, batch_size=batch_size, seed=seed, journal=journal)
-        with folded(net, images.x[:1].to(device_of(net))) if fast else nullcontext():
+        with folded(net, x[:1]) if fast else nullcontext():
             measured = _measure(run, images, stages, num_classes, progress)
     return Robustness(
         model=name or found_name,

@@ -13,7 +13,7 @@ from timm_arat.evaluation._masking import masking_warnings
 from timm_arat.evaluation._score import Score
 
 FORMAT = "timm_arat.robustness/1"
-PLAIN = ("clean", "fgsm", "pgd")
+PLAIN = ("clean", "fgsm", "pgd", "unbounded")
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class ImageSet:
 class Robustness:
     """What `evaluate` measured. Nothing here is typed by a person; cards and tables are rendered from it.
 
-    scores: by name, 'clean', 'fgsm', 'pgd' and then AutoAttack's four, each after all before it, on the images right
-    so far: the last one is AutoAttack's robust accuracy. attacks: by name, their settings. eps: in pixels of [0, 1].
+    scores: by name, 'clean', 'fgsm', 'pgd', 'unbounded' (a check of the attack, not of the model: see `warnings`) and
+    then AutoAttack's four, each after all before it, on the images right so far: the last one is AutoAttack's robust
+    accuracy. attacks: by name, their settings. eps: in pixels of [0, 1].
     zero_gradient: images of PGD's that met a gradient of zeros. seconds: by name, summed over resumed parts and shards.
     fast: with BatchNorms folded, equal up to rounding; results that do not say so were measured without.
     """
