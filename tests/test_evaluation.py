@@ -90,18 +90,18 @@ def test_same_call_same_result_also_under_autocast(whole):
 
 def test_limits_choose_stratified_images_and_are_written_down():
     x, y = digits()
-    result = run(data=(x[-300:], y[-300:]), limit=20, pgd_limit=50)
+    result = run(data=(x[-300:], y[-300:]), autoattack_images=20, pgd_images=50)
     assert (result.autoattack.n, result.pgd.n) == (20, 50)
     assert {n for _, n in result.autoattack.per_class} == {2}
-    assert result.data.stratified and result.data.limit == 20 and result.data.size == 300
+    assert result.data.stratified and result.data.autoattack_images == 20 and result.data.size == 300
     assert set(result.autoattack.indices) <= set(result.clean.indices)
-    without = run(attacks=("clean", "pgd"), pgd_limit=30)
+    without = run(attacks=("clean", "pgd"), pgd_images=30)
     assert without.clean.n == without.pgd.n == 30 and not without.data.stratified
 
 
 def test_shards_of_indices_merge_to_one_result():
-    whole = run(attacks=("clean", "pgd"), pgd_limit=30)
-    merged = merge([run(attacks=("clean", "pgd"), pgd_limit=30, indices=range(a, a + 20)) for a in (20, 0)])
+    whole = run(attacks=("clean", "pgd"), pgd_images=30)
+    merged = merge([run(attacks=("clean", "pgd"), pgd_images=30, indices=range(a, a + 20)) for a in (20, 0)])
     assert merged.clean == whole.clean and merged.data == whole.data
     assert merged.pgd.indices == whole.pgd.indices
 
@@ -124,9 +124,9 @@ def test_any_data_set_of_pairs_will_do(whole):
 
 
 def test_a_shard_may_hold_none_of_autoattacks_images():
-    (outside, *_) = set(range(40)) - set(run(limit=5, attacks=("clean", "autoattack")).autoattack.indices)
-    result = run(limit=5, pgd_limit=5, indices=[*range(40)])
-    empty = run(limit=5, indices=[outside])
+    (outside, *_) = set(range(40)) - set(run(autoattack_images=5, attacks=("clean", "autoattack")).autoattack.indices)
+    result = run(autoattack_images=5, pgd_images=5, indices=[*range(40)])
+    empty = run(autoattack_images=5, indices=[outside])
     assert (empty.autoattack.n, empty.clean.n, empty.warnings) == (0, 1, ())
     assert result.autoattack.n == 5
 
@@ -178,7 +178,7 @@ def test_a_killed_run_resumes_to_the_same_result(tmp_path, whole, calls):
         ({"seed": 1}, "seed"),
         ({"batch_size": 17}, "batch_size"),
         ({"data": images(39)}, "images"),
-        ({"pgd_limit": 20}, "limits"),
+        ({"pgd_images": 20}, "pgd_images"),
         ({"net": nn.Sequential(nn.Flatten(), nn.Linear(64, 10))}, "weights"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -225,7 +225,7 @@ class Constant(nn.Module):
         (None, {"eps": 8.0}, "8/255 rather than 8"),
         (None, {"eps": None, "norm": "l2"}, "eps must be given"),
         (None, {"attacks": ("clean", "pdg")}, "pdg; known"),
-        (None, {"limit": 0}, "limit=0"),
+        (None, {"autoattack_images": 0}, "autoattack_images=0"),
         (None, {"batch_size": 0}, "batch_size=0"),
         (None, {"indices": range(30, 60)}, "span 30 to 59.*0 to 39"),
         (None, {"indices": []}, "none of the 40 images"),
@@ -283,15 +283,15 @@ def command(monkeypatch, *words):
 
 
 def test_command_prints_the_table_and_writes_the_json(exported, monkeypatch, capsys):
-    command(monkeypatch, exported, "--data.name", "digits", "--attack", "pgd", "--pgd_limit", "20", "--eps", "8/255")
+    command(monkeypatch, exported, "--data.name", "digits", "--attack", "pgd", "--pgd_images", "20", "--eps", "8/255")
     result = Robustness.load(exported / "results.json")
-    assert result.pgd.n == 20 and result.eps == 8 / 255 and "--pgd_limit 20" in result.command
+    assert result.pgd.n == 20 and result.eps == 8 / 255 and "--pgd_images 20" in result.command
     assert "eps=8/255" in capsys.readouterr().out
     assert sorted(os.listdir(exported)) == ["model", "results.json"]
 
 
 def test_interrupted_command_says_how_to_go_on_and_does(exported, monkeypatch, capsys):
-    words = [exported, "--attack", "pgd", "--pgd_limit", "20", "--batch_size", "5"]
+    words = [exported, "--attack", "pgd", "--pgd_images", "20", "--batch_size", "5"]
     perturb, left = timm_arat.PGD.perturb, [1]
 
     def interrupted(*args):
@@ -317,7 +317,7 @@ def test_interrupted_command_says_how_to_go_on_and_does(exported, monkeypatch, c
     "words, message",
     [
         (["resnet18x"], "no model is called"),
-        (["--limt", "3"], "limit"),
+        (["--pgd_image", "3"], "pgd_images"),
         (["x", "--attack", "pdg"], "pgd"),
         ([], "model"),
     ],
@@ -332,4 +332,4 @@ def test_bad_command_is_one_line(monkeypatch, capsys, words, message):
 def test_recipe_answers_help():
     recipe = Path(__file__).parents[1] / "recipes" / "evaluate.py"
     done = subprocess.run([sys.executable, recipe, "--help"], capture_output=True, text=True, check=True)
-    assert "--pgd_limit" in done.stdout and "--data.name" in done.stdout
+    assert "--pgd_images" in done.stdout and "--data.name" in done.stdout

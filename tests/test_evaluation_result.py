@@ -92,6 +92,13 @@ def test_json_round_trip_is_exact(tmp_path):
     assert list(written["autoattack"]["after"]) == ["apgd-ce", "apgd-t", "fab-t", "square"]
 
 
+def test_a_result_of_the_first_format_loads(tmp_path):
+    fields = result().to_json()
+    fields["data"]["limit"] = fields["data"].pop("autoattack_images")
+    (tmp_path / "old.json").write_text(json.dumps(fields))
+    assert Robustness.load(tmp_path / "old.json") == result()
+
+
 def test_only_what_was_run_is_in_the_json(tmp_path):
     some = result()
     some = replace(some, scores={"clean": some.scores["clean"]})

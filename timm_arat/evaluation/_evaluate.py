@@ -1,58 +1,63 @@
 """Clean, PGD and AutoAttack accuracy of one model on one data set."""
 
+import difflib
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from timm_arat.attacks import PGD, Perturbed
-from timm_arat.evaluation._autoattack import standard_attacks
+from timm_arat.evaluation._autoattack import check_size, describe, standard_attacks
+from timm_arat.evaluation._checks import check_model
 from timm_arat.evaluation._journal import Journal
 from timm_arat.evaluation._loop import Attack, Outcome, run_attacks
-from timm_arat.evaluation._model import check_model, device_of, fingerprint, frozen, open_model
+from timm_arat.evaluation._model import device_of, fingerprint, frozen, open_model, with_logits
 from timm_arat.evaluation._robustness import Robustness
 from timm_arat.evaluation._score import Score
 from timm_arat.evaluation._selection import Data, Selection, select
+from timm_arat.evaluation._unbounded import unbounded_attack
+from timm_arat.evaluation.config import EvaluationConfig
 from timm_arat.fold import folded
 
 PGD_STEPS = 20
 PACKAGES = ("torch", "timm", "timm_arat", "pyautoattack")
 # Forward passes an image, a backward pass counted as two, for the progress bar.
-COST = {"clean": 1, "fgsm": 4, "pgd": 3 * PGD_STEPS + 1, "apgd-ce": 300, "apgd-t": 2700, "fab-t": 3600, "square": 5000}
+COST = {
+    "clean": 1,
+    "fgsm": 4,
+    "pgd": 3 * PGD_STEPS + 1,
+    "unbounded": 3 * PGD_STEPS + 1,
+    "apgd-ce": 300,
+    "apgd-t": 2700,
+    "fab-t": 3600,
+    "square": 5000,
+}
 
-AttackName = Literal["clean", "pgd", "autoattack"]
-Norm = Literal["linf", "l2", "l1"]
 Stage = tuple[Tensor, dict[str, Attack]]  # positions in x, and the attacks to run there, one after another
 
 
 def evaluate(
     model: str | Path | nn.Module,
     data: Data,
+    config: EvaluationConfig | None = None,
     *,
-    norm: Norm = "linf",
-    eps: float | None = None,
-    attacks: Sequence[AttackName] = ("clean", "pgd", "autoattack"),
-    limit: int | None = None,
-    pgd_limit: int | None = None,
-    batch_size: int = 250,
-    seed: int = 0,
-    fast: bool = False,
     state: str | Path | None = None,
     indices: Iterable[int] | None = None,
     name: str | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
     command: str | None = None,
+    **settings: Any,
 ) -> Robustness:
     """Measure how many images a model classifies rightly: unchanged, under 20-step PGD, under standard AutoAttack.
 
@@ -64,72 +69,71 @@ def evaluate(
         model: What `timm.create_model(..., pretrained=True)` takes, a run's folder, or a module: a timm model, which
             is wrapped by `timm_arat.in_pixels`, or any other that takes images in [0, 1].
         data: A `DataConfig`, a data set of (image, label), or (x, y): NxCxHxW in [0, 1] and N integers.
-        norm: Norm of the threat.
-        eps: Its radius in pixels of [0, 1]; 8/255 for linf if not given, required for l2 and l1.
-        attacks: Which to run; 'clean' always runs, since the attacks start from the images that are right.
-        limit: Images for AutoAttack, a stratified subset chosen with `seed`; all if not given.
-        pgd_limit: The same for clean and PGD.
-        batch_size: Images a batch. Random starts are drawn by batch, so it belongs to the result.
-        seed: Of the subsets and of every attack.
-        fast: Fold BatchNorms into the layers before them. The logits are equal up to rounding, so what an attack finds
-            may differ on an image that it only just breaks, as under another seed; without it, AutoAttack is bitwise
-            the official package.
+        config: Threat, attacks and numbers of images, see `EvaluationConfig`; the threat is linf 8/255 if not given.
         state: A file to resume from: the same call with the same file goes on after the last finished batch, and gives
             what an undisturbed call gives.
-        indices: Positions in the data set that this process evaluates, out of the limited ones; see `merge`.
+        indices: Positions in the data set that this process evaluates, out of the chosen ones; see `merge`.
         name: What to call the model in the result.
         device: Where to put a model given by name (if not given, cuda where there is one); a module stays where it is.
         progress: Show a progress bar; only on a terminal in any case.
         command: What the result keeps as its command; this process's own if not given.
+        settings: Fields of `EvaluationConfig` by name, in the place of those of `config`: `eps=4 / 255`.
 
     Raises:
         ValueError: a setting, model or data set cannot be used, or `state` belongs to another evaluation.
+        TypeError: `settings` has a name that `EvaluationConfig` does not.
     """
-    unknown = set(attacks) - {"clean", "pgd", "autoattack"}
-    if unknown:
-        raise ValueError(f"attacks={tuple(attacks)} has {', '.join(sorted(unknown))}; known: clean, pgd, autoattack")
-    for setting, value in (("batch_size", batch_size), ("limit", limit), ("pgd_limit", pgd_limit)):
-        if value is not None and value < 1:
-            raise ValueError(f"{setting}={value} is not at least 1")
-    pgd = PGD(norm=norm, eps=eps, steps=PGD_STEPS)
-    quick = {"fgsm": replace(pgd, steps=1, step_size=pgd.radius, random_start=False), "pgd": pgd}
+    config = _configured(config, settings)
+    assert config.norm is not None and config.eps is not None
+    attacks, seed, batch_size, fast = config.attacks, config.seed, config.batch_size, config.fast
+    pgd = PGD(norm=config.norm, eps=config.eps, steps=PGD_STEPS)
     net, found_name = open_model(model, torch.device(device) if device else None)
-    thorough = limit if "autoattack" in attacks else 0
-    images = select(data, net, quick=pgd_limit, thorough=thorough, seed=seed, shard=indices)
+    autoattack_images = config.autoattack_images if "autoattack" in attacks else 0
+    images = select(
+        data, net, pgd_images=config.pgd_images, autoattack_images=autoattack_images, seed=seed, shard=indices
+    )
+
+    if "autoattack" in attacks:
+        check_size(images.x, pgd.norm)
 
     with frozen(net):
-        num_classes = check_model(net, images.x[:batch_size].to(device_of(net)), images.y)
+        x = images.x[:batch_size].to(device_of(net))
+        net = with_logits(net, x[:1])
+        num_classes = check_model(net, x, images.y, gradients=bool({"pgd", "autoattack"} & set(attacks)))
         stages: list[Stage] = [(torch.arange(len(images.x)), {"clean": _unchanged})]
-        settings: dict[str, str] = {}
+        ran: dict[str, str] = {}
         if "pgd" in attacks:
-            # Two stages, since each starts from the images that are right without an attack.
-            stages += [(images.quick, {each: partial(attack.perturb, net)}) for each, attack in quick.items()]
-            settings |= {each: repr(attack) for each, attack in quick.items()}
+            # One stage each, since each starts from the images that are right without an attack.
+            unbounded, grey = unbounded_attack(net, images)
+            plain = {"fgsm": replace(pgd, steps=1, step_size=pgd.radius, random_start=False), "pgd": pgd}
+            stages += [(images.pgd, {each: partial(attack.perturb, net)}) for each, attack in plain.items()]
+            stages.append((grey, {"unbounded": partial(unbounded.perturb, net)}))
+            ran |= {each: repr(attack) for each, attack in (plain | {"unbounded": unbounded}).items()}
         if "autoattack" in attacks:
-            official = standard_attacks(net, num_classes, norm=norm, eps=pgd.radius, seed=seed)
-            stages.append((images.thorough, official))
-            facts = ["standard", f"{num_classes - 1} targets" * (num_classes < 10), "BatchNorms folded" * fast]
-            settings["autoattack"] = ", ".join(filter(None, facts))
+            official = standard_attacks(net, num_classes, norm=pgd.norm, eps=pgd.radius, seed=seed)
+            stages.append((images.autoattack, official))
+            ran["autoattack"] = describe(num_classes, fast=fast)
         identity = {
             "weights": fingerprint(net),
             "images": images.source.fingerprint,
-            "limits": [pgd_limit, thorough],
-            "threat": [norm, pgd.radius],
+            "pgd_images": config.pgd_images,
+            "autoattack_images": autoattack_images,
+            "threat": [pgd.norm, pgd.radius],
             "seed": seed,
             "batch_size": batch_size,
             "fast": fast,
         }
         journal = Journal(Path(state) if state else None, identity)
         run = partial(run_attacks, net, batch_size=batch_size, seed=seed, journal=journal)
-        with folded(net, images.x[:1].to(device_of(net))) if fast else nullcontext():
+        with folded(net, x[:1]) if fast else nullcontext():
             measured = _measure(run, images, stages, num_classes, progress)
     return Robustness(
         model=name or found_name,
         weights=str(identity["weights"]),
         data=images.source,
-        norm=norm,
+        norm=pgd.norm,
         eps=pgd.radius,
-        attacks=settings,
+        attacks=ran,
         seed=seed,
         batch_size=batch_size,
         versions={"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
@@ -138,6 +142,16 @@ def evaluate(
         fast=fast,
         **measured,
     )
+
+
+def _configured(config: EvaluationConfig | None, settings: dict[str, Any]) -> EvaluationConfig:
+    """`config` with `settings` in it and a threat; TypeError for a setting that it does not have."""
+    known = [field.name for field in fields(EvaluationConfig)]
+    for name in settings.keys() - set(known):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise TypeError(f"evaluate has no setting {name!r}: {hint}It has {', '.join(known)}")
+    return replace(config or EvaluationConfig(), **settings).with_threat()
 
 
 def _measure(

@@ -1,4 +1,4 @@
-"""The model under evaluation: found, wrapped, frozen for the time of it, and checked."""
+"""The model under evaluation: found, wrapped, and frozen for the time of it."""
 
 import difflib
 import hashlib
@@ -15,8 +15,6 @@ from timm_arat.models import WeightsNotFoundError
 from timm_arat.models._weights import refuse_pickles
 from timm_arat.modes import keep_modes
 from timm_arat.pixels import InPixels, in_pixels
-
-RANDOM_LOGITS = 1e-4  # AutoAttack's own threshold, on logits scaled to length 1
 
 
 def open_model(model: str | Path | nn.Module, device: torch.device | None = None) -> tuple[nn.Module, str]:
@@ -103,11 +101,15 @@ def fingerprint(model: nn.Module) -> str:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no parameter gradients, no autocast, its own random generator; all put back at the end."""
+    """Evaluation mode, no parameter gradients, no autocast, its own random generator; all put back at the end.
+
+    So are buffers, which a model changes that sets itself to train mode. The wrapper that accelerate puts round the
+    forward of a prepared model, which runs it under autocast, is off meanwhile.
+    """
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     no_autocast = torch.autocast(device_of(model).type, enabled=False)
     own_generator = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
-    with no_autocast, own_generator, keep_modes(model):
+    with no_autocast, own_generator, _own_forward(model), _kept_buffers(model), keep_modes(model):
         try:
             model.train().eval()  # by way of train mode, which drops attention biases that timm caches
             model.requires_grad_(False)  # the backward pass to the pixels then costs a third less
@@ -117,44 +119,54 @@ def frozen(model: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(True)
 
 
-def check_model(model: nn.Module, x: Tensor, y: Tensor) -> int:
-    """Number of classes, after what AutoAttack silently presumes was tried on a first batch x and all labels y.
+@contextmanager
+def _kept_buffers(model: nn.Module) -> Iterator[None]:
+    kept = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, values in kept:
+                module._buffers[name] = buffer  # the same tensor as before, whose values may be others now
+                if not torch.equal(buffer, values):
+                    buffer.copy_(values)
 
-    Raises:
-        ValueError: not fp32; logits not NxK, not finite, random, or probabilities; labels outside [0, K).
-    """
-    kinds = {t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()}
-    if kinds - {torch.float32}:
-        raise ValueError(
-            f"the model holds {', '.join(map(str, kinds))}; robustness is measured in fp32: call model.float()"
-        )
+
+@contextmanager
+def _own_forward(model: nn.Module) -> Iterator[None]:
+    """accelerate keeps the forward that it wrapped as `_original_forward` of the module."""
+    wrapped = [module for module in model.modules() if "_original_forward" in vars(module)]
+    forwards = [module.forward for module in wrapped]
+    try:
+        for module in wrapped:
+            module.forward = vars(module)["_original_forward"]
+        yield
+    finally:
+        for module, forward in zip(wrapped, forwards, strict=True):
+            module.forward = forward
+
+
+class LogitsOf(nn.Module):
+    """A model whose answer holds its logits as an attribute, as those of transformers do; gives them alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).logits
+
+
+def with_logits(model: nn.Module, x: Tensor) -> nn.Module:
+    """`model`, or `LogitsOf` it if that is how it answers x, NxCxHxW; what fails here is for `check_model` to say."""
     try:
         with torch.no_grad():
-            logits, again = model(x), model(x)
-    except (RuntimeError, AssertionError) as error:  # what torch's and timm's layers raise for a wrong shape
-        said = " ".join(str(error).split())
-        raise ValueError(f"the model cannot take images of shape {tuple(x.shape[1:])}: {said}; resize them") from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(
-            f"the model gives {shape} for {len(x)} images, wanted {len(x)} rows of logits: give a classifier"
-        )
-    if not logits.isfinite().all():
-        raise ValueError(
-            "the model gives NaN or infinite logits on unchanged images: its weights have diverged, or do not fit"
-        )
-    unit, unit_again = (nn.functional.normalize(each, dim=1) for each in (logits, again))
-    if (unit - unit_again).norm(dim=1).max() > RANDOM_LOGITS:
-        raise ValueError(
-            "the model answers the same images differently in evaluation mode: standard AutoAttack does not hold for "
-            "random defences; remove the randomness, or average the logits over it"
-        )
-    if logits.min() >= 0 and logits.max() <= 1 and ((logits.sum(dim=1) - 1).abs() < 1e-5).all():
-        raise ValueError("the model gives probabilities, whose gradients vanish: return logits, without the softmax")
-    num_classes = logits.shape[1]
-    if y.min() < 0 or y.max() >= num_classes:
-        raise ValueError(
-            f"labels span {y.min().item()} to {y.max().item()}, and the model has {num_classes} classes (0 to "
-            f"{num_classes - 1}): is it the model for this data set?"
-        )
-    return num_classes
+            answer = model(x)
+    except (RuntimeError, AssertionError, ValueError):
+        return model
+    return LogitsOf(model).eval() if isinstance(getattr(answer, "logits", None), Tensor) else model

@@ -13,7 +13,7 @@ from timm_arat.evaluation._masking import masking_warnings
 from timm_arat.evaluation._score import Score
 
 FORMAT = "timm_arat.robustness/1"
-PLAIN = ("clean", "fgsm", "pgd")
+PLAIN = ("clean", "fgsm", "pgd", "unbounded")
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,16 @@ class ImageSet:
     """Which images: of the data set `name`, part `split`, `size` images in all.
 
     labels: hash of all labels in their order; results that share it are of the same images in the same order.
-    limit: how many AutoAttack saw (None: all), chosen with `seed`, stratified by class if `stratified`; the positions
-    themselves are in each Score. fingerprint: sum of a hash of each image seen, with label and position; shards add up.
+    autoattack_images: how many AutoAttack saw (None: all), chosen with `seed`, stratified by class if `stratified`;
+    the positions themselves are in each Score. fingerprint: sum of a hash of each image seen, with label and position;
+    shards add up.
     """
 
     name: str
     split: str
     size: int
     labels: str
-    limit: int | None
+    autoattack_images: int | None
     seed: int
     stratified: bool
     fingerprint: str
@@ -39,8 +40,9 @@ class ImageSet:
 class Robustness:
     """What `evaluate` measured. Nothing here is typed by a person; cards and tables are rendered from it.
 
-    scores: by name, 'clean', 'fgsm', 'pgd' and then AutoAttack's four, each after all before it, on the images right
-    so far: the last one is AutoAttack's robust accuracy. attacks: by name, their settings. eps: in pixels of [0, 1].
+    scores: by name, 'clean', 'fgsm', 'pgd', 'unbounded' (a check of the attack, not of the model: see `warnings`) and
+    then AutoAttack's four, each after all before it, on the images right so far: the last one is AutoAttack's robust
+    accuracy. attacks: by name, their settings. eps: in pixels of [0, 1].
     zero_gradient: images of PGD's that met a gradient of zeros. seconds: by name, summed over resumed parts and shards.
     fast: with BatchNorms folded, equal up to rounding; results that do not say so were measured without.
     """
@@ -104,7 +106,10 @@ class Robustness:
         scores = {name: Score.from_json(each) for name, each in (plain | after).items()}
         for derived in ("format", "warnings"):
             del kept[derived]
-        kept["data"] = ImageSet(**kept["data"])
+        data = dict(kept["data"])
+        if "limit" in data:  # its name until 0.1
+            data["autoattack_images"] = data.pop("limit")
+        kept["data"] = ImageSet(**data)
         zero_gradient = plain.get("pgd", {}).get("zero_gradient", 0)
         return Robustness(scores=scores, norm=threat["norm"], eps=threat["eps"], zero_gradient=zero_gradient, **kept)
 

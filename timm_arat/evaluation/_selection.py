@@ -20,34 +20,40 @@ Data = DataConfig | Dataset[Any] | tuple[Tensor, Tensor]
 class Selection:
     """x: NxCxHxW in [0, 1]. y: N. positions: N, ascending, where they are in the data set.
 
-    quick, thorough: where in x the images for clean and PGD, and those for AutoAttack, are.
+    pgd, autoattack: where in x the images for clean and PGD, and those for AutoAttack, are.
     """
 
     x: Tensor
     y: Tensor
     positions: Tensor
-    quick: Tensor
-    thorough: Tensor
+    pgd: Tensor
+    autoattack: Tensor
     source: ImageSet
 
 
 def select(
-    data: Data, net: nn.Module, *, quick: int | None, thorough: int | None, seed: int, shard: Iterable[int] | None
+    data: Data,
+    net: nn.Module,
+    *,
+    pgd_images: int | None,
+    autoattack_images: int | None,
+    seed: int,
+    shard: Iterable[int] | None,
 ) -> Selection:
-    """Load the images that one of the two limits chooses, for the model `net`; with a `shard`, those of them in it.
+    """Load the images that one of the two numbers chooses, for the model `net`; with a `shard`, those of them in it.
 
-    A limit of None is all images, 0 none.
+    A number of None is all images, 0 none.
 
     Raises:
-        ValueError: the data cannot be read or are no images in [0, 1], or a limit or the shard does not fit them.
+        ValueError: the data cannot be read or are no images in [0, 1], or a number or the shard does not fit them.
     """
     dataset, name, split = _open(data, net)
     labels = _labels(dataset)
     mine = _in_shard(len(labels), shard)
-    chosen = [_choose(labels, limit, seed, mine) for limit in (quick, thorough)]
+    chosen = [_choose(labels, number, seed, mine) for number in (pgd_images, autoattack_images)]
     positions = torch.cat(chosen).unique()
     if not len(positions):
-        raise ValueError(f"none of the {len(labels)} images is left: indices hold none of those that the limits choose")
+        raise ValueError(f"none of the {len(labels)} images is left: indices hold none of those that are chosen")
     x, y = tensors(dataset, positions)
     if x.ndim != 4:
         raise ValueError(f"images are of shape {tuple(x.shape[1:])}, wanted CxHxW")
@@ -56,13 +62,13 @@ def select(
         split=split,
         size=len(labels),
         labels=hashlib.blake2b(labels.long().numpy().tobytes(), digest_size=16).hexdigest(),
-        limit=thorough or None,
+        autoattack_images=autoattack_images or None,
         seed=seed,
-        stratified=thorough is not None and 0 < thorough < len(labels),
+        stratified=autoattack_images is not None and 0 < autoattack_images < len(labels),
         fingerprint=_fingerprint(x, y, positions),
     )
     where = [torch.searchsorted(positions, each) for each in chosen]
-    return Selection(x, y, positions, quick=where[0], thorough=where[1], source=source)
+    return Selection(x, y, positions, pgd=where[0], autoattack=where[1], source=source)
 
 
 def _open(data: Data, net: nn.Module) -> tuple[Dataset[Any], str, str]:
@@ -111,10 +117,10 @@ def _in_shard(size: int, shard: Iterable[int] | None) -> Tensor:
     return torch.zeros(size, dtype=torch.bool).index_fill_(0, indices, True)
 
 
-def _choose(labels: Tensor, limit: int | None, seed: int, mine: Tensor) -> Tensor:
-    """Ascending positions of a stratified subset of `limit` images, less those that are not `mine`."""
-    everything = limit is None or limit >= len(labels)
-    chosen = torch.arange(len(labels)) if everything else subset(labels, limit, seed)  # type: ignore[arg-type]
+def _choose(labels: Tensor, number: int | None, seed: int, mine: Tensor) -> Tensor:
+    """Ascending positions of a stratified subset of `number` images, less those that are not `mine`."""
+    everything = number is None or number >= len(labels)
+    chosen = torch.arange(len(labels)) if everything else subset(labels, number, seed)  # type: ignore[arg-type]
     return chosen[mine[chosen]]
 
 

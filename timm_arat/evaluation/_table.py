@@ -43,7 +43,11 @@ def _shared(results: Sequence[Robustness]) -> list[tuple[str, list[str]]]:
     found: dict[str, list[str]] = {}
     for r in results:
         images = f"{r.data.name} {r.data.split}".strip()
-        subset = f", AutoAttack on {r.data.limit} stratified images (seed {r.data.seed})" if r.data.stratified else ""
+        subset = (
+            f", AutoAttack on {r.data.autoattack_images} stratified images (seed {r.data.seed})"
+            if r.data.stratified
+            else ""
+        )
         what = f"accuracy in % with 95 % interval; {r.norm} eps={eps_text(r.eps)}; {images}{subset}; seed {r.seed}"
         found.setdefault(what, []).append(r.model)
     return list(found.items())

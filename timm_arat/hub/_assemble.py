@@ -164,8 +164,8 @@ def _evaluate_again(results: Robustness, data: DataConfig, folder: Path, state: 
         data,
         norm=results.norm,  # type: ignore[arg-type]  # one of the three names
         eps=results.eps,
-        limit=results.data.limit,
-        pgd_limit=results.pgd.n if results.pgd.n < results.data.size else None,
+        autoattack_images=results.data.autoattack_images,
+        pgd_images=results.pgd.n if results.pgd.n < results.data.size else None,
         batch_size=results.batch_size,
         seed=results.seed,
         state=state,

@@ -49,7 +49,7 @@ def measure(folder: Path, data: Any, results: Robustness, images: int) -> Curves
     """
     settings: dict[str, Any] = dict(
         attacks=("clean", "pgd"),
-        pgd_limit=images,
+        pgd_images=images,
         norm=results.norm,
         seed=results.seed,
         batch_size=results.batch_size,
