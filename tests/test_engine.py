@@ -14,17 +14,17 @@ from accelerate import Accelerator
 from helpers_engine import DATA, MODEL, forget, fresh_accelerate, same  # noqa: F401  # a fixture
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm_arat.engine.average import Average, reestimate
+from timm_arat.engine.prepare import build_model, build_optimizer, build_schedule, prepare
 
 from timm_arat import PGD, in_pixels
 from timm_arat.config import read
 from timm_arat.data import load
 from timm_arat.engine import checkpoint
-from timm_arat.engine.average import Average, reestimate
 from timm_arat.engine.batches import SeededBatches, stack
 from timm_arat.engine.config import VARIANTS, AverageConfig, ModelConfig, OptimizerConfig, TrainConfig
 from timm_arat.engine.log import Log
 from timm_arat.engine.loop import Interrupted, Loop
-from timm_arat.engine.prepare import build_model, build_optimizer, build_schedule, prepare
 from timm_arat.engine.train import train
 from timm_arat.evaluation._model import fingerprint, open_model
 from timm_arat.methods import ARAT, ARATConfig, MadryConfig, StandardConfig, TRADESConfig

@@ -11,10 +11,12 @@ import pytest
 import torch
 from helpers_engine import DATA, forget, fresh_accelerate, same  # noqa: F401  # a fixture
 from safetensors.torch import load_file
+from timm_arat.engine.average import Average
+from timm_arat.engine.guard import Guard
+from timm_arat.engine.prepare import prepare
 
 from timm_arat import PGD
 from timm_arat.config import read, recipes
-from timm_arat.engine.average import Average
 from timm_arat.engine.config import (
     VARIANTS,
     AverageConfig,
@@ -22,10 +24,8 @@ from timm_arat.engine.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from timm_arat.engine.guard import Guard
 from timm_arat.engine.log import Log
 from timm_arat.engine.loop import Interrupted, Loop
-from timm_arat.engine.prepare import prepare
 from timm_arat.engine.train import train
 from timm_arat.methods import ARATConfig, Madry, MadryConfig, StandardConfig
 

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from helpers_engine import forget, fresh_accelerate  # noqa: F401  # a fixture
 from safetensors.torch import load_file
+from timm_arat.engine.prepare import prepare
+from timm_arat.engine.warm import Perturbations
 from torch import Tensor, nn
 
 from timm_arat import PGD
@@ -17,9 +19,7 @@ from timm_arat.data import load
 from timm_arat.engine.batches import SeededBatches, stack
 from timm_arat.engine.config import TrainConfig
 from timm_arat.engine.loop import Interrupted, Loop
-from timm_arat.engine.prepare import prepare
 from timm_arat.engine.train import train
-from timm_arat.engine.warm import Perturbations
 from timm_arat.methods import ARATConfig, MadryConfig, StandardConfig, TRADESConfig
 
 DATA = replace(helpers_engine.DATA, crop="pad4", hflip=0.5)

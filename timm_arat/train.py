@@ -8,12 +8,14 @@ from .config import cli, is_main_process, read
 @cli
 def main() -> None:
     """Read the configuration, train, and print what came out as a table."""
-    from .engine.config import VARIANTS, TrainConfig
+    from .engine.config import BELONGINGS, VARIANTS, TrainConfig
 
     config = read(
         TrainConfig,
         variants=VARIANTS,
+        belongings=BELONGINGS,
         default="digits",
+        default_is_of="data.name",
         prog="accelerate launch recipes/train.py",
         description="Train a timm backbone robustly, evaluate it and export it as a plain timm model.",
     )

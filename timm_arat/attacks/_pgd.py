@@ -93,9 +93,7 @@ class PGD:
             attack = replace(attack, eps=share * self.radius, step_size=share * attack.step_length)
         return attack
 
-    def __call__(
-        self, model: "nn.Module", x: "Tensor", y: "Tensor", objective: "Objective | None" = None
-    ) -> "Tensor":
+    def __call__(self, model: "nn.Module", x: "Tensor", y: "Tensor", objective: "Objective | None" = None) -> "Tensor":
         """Adversarial images for `x` (NxCxHxW in [0, 1], classes `y` N); `model` takes [0, 1], see `in_pixels`."""
         return self.perturb(model, x, y, objective=objective).x_adv
 

@@ -57,9 +57,7 @@ def ready(model: nn.Module, attack: PGD, x: Tensor, plan: Plan | None = None) ->
             yield
 
 
-def climb(
-    attack: PGD, model: nn.Module, x: Tensor, objective: Objective, start: Tensor | None = None
-) -> Perturbed:
+def climb(attack: PGD, model: nn.Module, x: Tensor, objective: Objective, start: Tensor | None = None) -> Perturbed:
     """The search itself, for a model that is `ready`."""
     x = x.clone() if x.is_inference() else x.detach()  # autograd takes no inference tensor
     x_adv, zero_grad = _climb(attack, model, x, objective, start)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from typing import Any, TypeVar
@@ -25,7 +26,9 @@ def read(
     args: Sequence[str] | None = None,
     *,
     variants: Variants,
+    belongings: Mapping[str, Sequence[str]] = types.MappingProxyType({}),
     default: str | None = None,
+    default_is_of: str | None = None,
     prog: str,
     description: str,
     positional: str | None = None,
@@ -36,10 +39,12 @@ def read(
         args: Words of the command line; None takes `sys.argv[1:]`. `--config NAME` is a recipe's name or a YAML file;
             a YAML may stand on another, `base: NAME`. The rest are `--dotted.field value`, which win over the YAML.
             `--help` prints and exits.
-        variants: For a field of `root`, names and the dataclass each stands for, in YAML `field: {name: ...}`. Changing
-            the name, on the command line or in a YAML on its base, keeps those settings below that the new one has too,
-            but for a default of the old one where the new one has another; the command line prints what it leaves out.
+        variants: For a field of `root`, names and the dataclass each stands for, in YAML `field: {name: ...}`.
+        belongings: For an option that names something, such as `data.name`, the options (or groups of them) that belong
+            to what it names. Where a YAML on its base, or the command line, names something else, what was written of
+            them below is left out; so are all options of another variant. The command line prints what it leaves out.
         default: The recipe read when there is no `--config`; None starts from the defaults of `root`.
+        default_is_of: An option. Where the command line gives it, there is no default recipe, which is about another.
         positional: The field that a bare first word sets.
 
     Raises:
@@ -48,29 +53,34 @@ def read(
     words = list(sys.argv[1:] if args is None else args)
     help_words = [word for word in words if word in ("-h", "--help")]
     given = from_words([word for word in words if word not in help_words], positional)
+    if any(setting.key == default_is_of for setting in given):
+        default = None
     config = next((setting.value for setting in reversed(given) if setting.key == "config"), default)
     given = [setting for setting in given if setting.key != "config"]
 
     groups = variants_of(root, variants)
     table = options(root, skip=variants)
-    written: list[Setting] = []
+    owned = {**belongings, **{group.name_key: (group.field,) for group in groups}}
+    defaults = {key: table[key].default for key in belongings} | {
+        group.name_key: group.default_name for group in groups
+    }
+    settings: list[Setting] = []
     if config is not None:
         tables = [table, *(group.options(name) for group in groups for name in group.classes)]
         known = {key: each for one in tables for key, each in one.items()}
         for path, tree in files.chain(config):
-            written = _stacked(written, from_yaml(tree, str(path), known, variants), groups)
+            settings, _ = _stacked(settings, from_yaml(tree, str(path), known, variants), owned, defaults)
+    settings, lost = _stacked(settings, given, owned, defaults)
+    if lost and is_main_process():
+        print(f"{prog}: left out, since they belong to another: {', '.join(lost)}", file=sys.stderr)
 
     names: dict[str, str | None] = {}
     for group in groups:
-        names[group.field] = name = group.choose(written + given)
+        names[group.field] = name = group.choose(settings)
         table |= group.options(name)
-        if dropped := _lost(written, group, group.choose(written, strict=False), name):
-            written = [setting for setting in written if setting not in dropped]
-            if name and is_main_process():
-                print(f"{prog}: {group.field} is {name!r} now, which has {_instead(dropped, table)}", file=sys.stderr)
 
     values = {key: option.default for key, option in table.items()}
-    for setting in written + given:
+    for setting in settings:
         if not any(setting.key in (group.field, group.name_key) for group in groups):
             _assign(values, setting, table, groups, names)
     if help_words:
@@ -100,46 +110,26 @@ def dump(config: Any, *, variants: Variants) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _stacked(below: list[Setting], above: list[Setting], groups: Sequence[Variant]) -> list[Setting]:
-    """A recipe on its base; where it chooses another variant, what is only the base's variant's goes with that."""
-    for group in groups:
-        lost = _lost(below, group, group.choose(below, strict=False), group.choose([*below, *above], strict=False))
-        below = [setting for setting in below if setting not in lost]
-    return below + above
+def _stacked(
+    below: list[Setting], above: list[Setting], owned: Mapping[str, Sequence[str]], defaults: Mapping[str, Any]
+) -> tuple[list[Setting], list[str]]:
+    """Both, less what is only below and belongs to what `above` no longer names; and the keys of that."""
+    lost: list[Setting] = []
+    for name_key, groups in owned.items():
+        field = name_key.rpartition(".")[0]
 
+        def named(settings: list[Setting], otherwise: Any, keys: tuple[str, str] = (name_key, field)) -> str:
+            return str(next((each.value for each in reversed(settings) if each.key in keys), otherwise))
 
-def _lost(settings: Sequence[Setting], group: Variant, before: str | None, now: str | None) -> list[Setting]:
-    """Those of `settings` that go when the variant `before` becomes `now`.
-
-    Also a default of `before` where `now` has another: a run's config.yaml, from `dump`, has every default written out.
-    """
-    old, new = group.options(before), group.options(now)
-
-    def goes(setting: Setting) -> bool:
-        if before == now or setting.key not in old:
-            return False
-        option = old[setting.key]
-        if setting.key not in new:
-            return True
-        return option.default != new[setting.key].default and _is_default(option, setting)
-
-    return [setting for setting in settings if goes(setting)]
-
-
-def _is_default(option: Option, setting: Setting) -> bool:
-    try:
-        return bool(_value(option, setting) == option.default)
-    except ValueError:
-        return False  # reported where it is read
-
-
-def _instead(lost: Sequence[Setting], table: Mapping[str, Option]) -> str:
-    """What the variant that `table` is of has in the place of `lost`."""
-    keys = list(dict.fromkeys(setting.key for setting in lost))
-    unknown = ", ".join(key for key in keys if key not in table)
-    changed = ", ".join(f"{key} {table[key].default}" for key in keys if key in table)
-    said = [f"no {unknown}: left out"] if unknown else []
-    return "; ".join([*said, f"the default {changed}: taken"] if changed else said)
+        before = named(below, defaults[name_key])
+        if named(above, before) != before:
+            prefixes = tuple(f"{group}." for group in groups)
+            lost += [
+                each
+                for each in below
+                if each.key != name_key and (each.key in groups or each.key.startswith(prefixes)) and each not in lost
+            ]
+    return [each for each in below if each not in lost] + above, list(dict.fromkeys(each.key for each in lost))
 
 
 def _assign(

@@ -25,9 +25,13 @@ class Variant:
     def name_key(self) -> str:
         return f"{self.field}.name"
 
-    def choose(self, settings: Sequence[Setting], strict: bool = True) -> str | None:
-        """The name that the last of `settings` gives, or else the default's; `strict`: ValueError if that is none."""
-        name = None if self.default in (None, MISSING) else self.name_of(self.default)
+    @property
+    def default_name(self) -> str | None:
+        return None if self.default in (None, MISSING) else self.name_of(self.default)
+
+    def choose(self, settings: Sequence[Setting]) -> str | None:
+        """The name that the last of `settings` gives, or else the default's. ValueError if that is none."""
+        name = self.default_name
         given = [setting for setting in settings if setting.key in (self.field, self.name_key)]
         for setting in given:
             if setting.value is None and setting.source is None:
@@ -37,7 +41,7 @@ class Variant:
                 raise ValueError(f"{setting.where}: null; wanted one of {', '.join(self.classes)}")
             if name is not None and name not in self.classes:
                 raise ValueError(f"{setting.where}: no {self.field} called {name!r}; {nearest(name, self.classes)}")
-        if strict and name is None and not self.optional:
+        if name is None and not self.optional:
             raise ValueError(f"{self.name_key}: missing; choose from {', '.join(self.classes)}")
         return name
 

@@ -275,3 +275,12 @@ class TrainConfig:
 
 # What `method.name` and `twin.name` may be in a recipe.
 VARIANTS = {"method": CONFIGS, "twin": CONFIGS}
+# What a recipe says of its data set or its network goes with that where another one is named.
+BELONGINGS = {
+    "data.name": (
+        "data.root", "data.download", "data.train_split", "data.test_split", "data.num_classes", "data.input_key",
+        "data.target_key", "data.image_size", "data.in_chans",
+    ),
+    "model.name": ("model.kwargs", "model.pretrained", "model.freeze_norms"),
+    "teacher.name": ("teacher.kwargs", "teacher.pretrained"),
+}  # fmt: skip

@@ -3,7 +3,6 @@
 import math
 import time
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import torch

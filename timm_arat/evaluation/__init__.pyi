@@ -8,4 +8,5 @@ from ._robustness import eps_text as eps_text
 from ._robustness import merge as merge
 from ._score import Score as Score
 from ._table import table as table
+from .config import AttackName as AttackName
 from .config import EvaluationConfig as EvaluationConfig

@@ -52,9 +52,9 @@ class Method(nn.Module):
     and `method(x, y)` does both. A trainer wraps the method, not the network, for distributed training, so that it sees
     one forward for each backward; `perturb` is called on the method itself.
 
-    A method says what becomes of each network that it holds. What is registered as a submodule, as usual, is trained and
-    saved in checkpoints. Of these, names in `trained_along` are neither averaged nor exported (a teacher that learns
-    with its student). A network that is only used is wrapped in `Frozen` and is part of none of this.
+    A method says what becomes of each network that it holds. What is registered as a submodule, as usual, is trained
+    and saved in checkpoints. Of these, names in `trained_along` are neither averaged nor exported (a teacher that
+    learns with its student). A network that is only used is wrapped in `Frozen` and is part of none of this.
 
     Args:
         model: A timm model.
@@ -116,7 +116,7 @@ class Method(nn.Module):
             return x, climb(attack, self.network, x, self.objective(x, y), start).x_adv
 
     def objective(self, x: Tensor, y: Tensor) -> Objective:
-        """What the attack climbs: logits NxK to one loss per image. Called while the network is ready for the attack."""
+        """What the attack climbs: logits NxK to one loss per image. Called when the network is ready for the attack."""
         return cross_entropy(y, self.attack.targeted)
 
     def terms(self, x: Tensor, y: Tensor, x_adv: Tensor) -> Terms:

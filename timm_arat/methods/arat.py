@@ -16,7 +16,6 @@ from ._base import Method, Terms, accuracy, precise
 from ._early import Early
 from .configs import ARATConfig
 
-
 # Logits NxK, and features NxC of every layer.
 Outcome = tuple[Tensor, list[Tensor]]
 
@@ -89,9 +88,7 @@ class ARAT(Method):
             clean, adv = self._pass(x, "aux"), self._pass(x_adv, "main")
         else:
             logits, joint = self._pass(torch.cat([x_adv, x]), "both")
-            adv, clean = (
-                (logits.chunk(2)[half], [feature.chunk(2)[half] for feature in joint]) for half in (0, 1)
-            )
+            adv, clean = ((logits.chunk(2)[half], [feature.chunk(2)[half] for feature in joint]) for half in (0, 1))
         return self._terms(y, adv, clean)
 
     def forward(self, x: Tensor, y: Tensor, x_adv: Tensor | None = None) -> dict[str, Tensor]:

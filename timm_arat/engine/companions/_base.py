@@ -20,13 +20,13 @@ class Batch(NamedTuple):
     Attributes:
         x: Images NxCxHxW in [0, 1], augmented.
         y: Classes N, or the share of each class NxK.
-        index: Numbers of the images in the training split, N, on the CPU; None unless a companion `needs_places`.
+        numbers: Numbers of the images in the training split, N, on the CPU; None unless a companion `needs_places`.
         grid: Where each pixel of `x` comes from, Nx1xHxW, see `Images.grid`; likewise.
     """
 
     x: Tensor
     y: Tensor
-    index: Tensor | None = None
+    numbers: Tensor | None = None
     grid: Tensor | None = None
 
 
@@ -36,7 +36,7 @@ class Companion:
     A companion that the configuration does not ask for is not built, so no hook asks whether it is on.
     """
 
-    needs_places: ClassVar[bool] = False  # wants `Batch.index` and `Batch.grid`
+    needs_places: ClassVar[bool] = False  # wants `Batch.numbers` and `Batch.grid`
 
     def __init__(self, session: "Session") -> None:
         self.session = session

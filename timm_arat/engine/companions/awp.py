@@ -3,10 +3,10 @@
 Before a step each weight moves by `gamma` of its own length in the direction that raises the loss on the step's images;
 the gradient and the optimizer's step are taken there; then the weight moves back.
 
-As in the authors' code (csdongxian/AWP a7acf5d), weights are the parameters of two dimensions or more (neither norms nor
-biases), weight decay sees the perturbed ones, and finding the direction leaves the running statistics alone. Deviations:
-the direction is the gradient itself, where the authors take one SGD step of a copy of the network; after their
-normalisation to the weight's length the two are the same. Here it includes the weights of a method's predictors.
+As in the authors' code (csdongxian/AWP a7acf5d), weights are the parameters of two dimensions or more, so neither norms
+nor biases; weight decay sees the perturbed ones; and finding the direction leaves the running statistics alone.
+Deviations: the direction is the gradient itself, where the authors take one SGD step of a copy of the network; after
+their normalisation to the weight's length the two are the same. And the weights of a method's predictors are perturbed.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ class AWP(Companion):
     def __init__(self, session: "Session") -> None:
         super().__init__(session)
         self.config = session.config.awp
-        self.weights = [p for p in self.method.averaged().parameters() if p.requires_grad and p.ndim > 1]
+        self.weights: list[Tensor] = [p for p in self.method.averaged().parameters() if p.requires_grad and p.ndim > 1]
         self.active = True
 
     @classmethod
@@ -49,12 +49,14 @@ class AWP(Companion):
             return
         offsets = self._offsets(batch, x, x_adv)
         with torch.no_grad():
-            torch._foreach_add_(self.weights, offsets)
+            for w, offset in zip(self.weights, offsets, strict=True):
+                w += offset
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_sub_(self.weights, offsets)
+                for w, offset in zip(self.weights, offsets, strict=True):
+                    w -= offset
 
     def _offsets(self, batch: Batch, x: Tensor, x_adv: Tensor) -> list[Tensor]:
         """gamma ||w|| g / ||g|| for the gradient g of the method's loss at each weight w; zero where g is."""

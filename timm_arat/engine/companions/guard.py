@@ -108,7 +108,9 @@ class Guard(Companion):
             setattr(self, name, value)
 
     def _measure(self) -> float:
-        return robust_accuracy(self.accelerator, self.method.network, self.measured_by, *self.images, self.batch, self.seed)
+        return robust_accuracy(
+            self.accelerator, self.method.network, self.measured_by, *self.images, self.batch, self.seed
+        )
 
     def _keep(self, step: int) -> None:
         weights = deepcopy(dict(self.method.averaged().state_dict()))

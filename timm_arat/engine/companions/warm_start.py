@@ -84,15 +84,15 @@ class WarmStart(Companion):
 
     def start(self, batch: Batch) -> Tensor:
         """What is stored for these images: in their shape, not projected, NaN where nothing is known."""
-        assert batch.index is not None and batch.grid is not None
+        assert batch.numbers is not None and batch.grid is not None
         x = batch.x
-        padded = F.pad(self.before[batch.index].to(x.device), (1, 0), value=torch.nan)
+        padded = F.pad(self.before[batch.numbers].to(x.device), (1, 0), value=torch.nan)
         return x + padded.gather(2, _expanded(batch.grid, x.shape[1])).view_as(x)
 
     def around_step(self, batch: Batch, x: Tensor, x_adv: Tensor) -> AbstractContextManager[Any]:
         """Store what the attack found."""
-        assert batch.index is not None and batch.grid is not None
-        self.keep(x_adv - x, batch.index, batch.grid)
+        assert batch.numbers is not None and batch.grid is not None
+        self.keep(x_adv - x, batch.numbers, batch.grid)
         return nullcontext()
 
     def keep(self, delta: Tensor, index: Tensor, grid: Tensor) -> None:
