@@ -1,0 +1,78 @@
+"""A method in timm's own training loop, driven as timm's train.py drives its tasks."""
+
+import pytest
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from timm.optim import create_optimizer_v2
+
+import timm_arat
+from timm_arat.task import RobustTask
+
+
+def build(**cfg) -> RobustTask:
+    torch.manual_seed(0)
+    model = timm.create_model("resnet20_cifar", num_classes=10, layers=(1, 1), channels=(8, 16))
+    model.pretrained_cfg.update(cfg)
+    return RobustTask(timm_arat.ARAT(model, attack=timm_arat.PGD(eps=0.1, steps=1), weight=5.0), verbose=False)
+
+
+def normalised(x: torch.Tensor, task: RobustTask) -> torch.Tensor:
+    config = resolve_model_data_config(task.get_eval_model())
+    mean, std = (torch.tensor(config[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
+    return (x - mean) / std
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(16, 3, 32, 32, generator=generator), torch.randint(10, (16,), generator=generator)
+
+
+def test_some_steps_as_timms_loop_takes_them(batch):
+    """Forward under autocast, scaler with clipping, EMA, validation of the plain model, a checkpoint and back."""
+    task = build(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    x, y = batch
+    optimizer = create_optimizer_v2(task.get_trainable_module(), opt="momentum", lr=0.05, weight_decay=5e-4)
+    task.setup_ema(decay=0.5)
+    losses = []
+    for step in range(6):
+        task.train()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            result = task(normalised(x, task), y)
+        result["loss"].backward()
+        dispatch_clip_grad(task.get_clip_parameters(), value=1.0, mode="norm")
+        optimizer.step()
+        optimizer.zero_grad()
+        task.update_ema(step)
+        losses.append(result["loss"].item())
+        assert result["output"].shape == (16, 10)
+    assert losses[-1] < losses[0]
+
+    model = task.get_eval_model().eval()
+    assert model is task.method.model
+    state = task.get_checkpoint_state()
+    assert {"state_dict", "task_state"} <= state.keys() and "predictors.0.0.weight" in state["task_state"]
+    fresh = build(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    fresh.load_checkpoint_state(state["state_dict"], state["task_state"])
+    assert all(torch.equal(a, b) for a, b in zip(fresh.method.state_dict().values(), task.method.state_dict().values()))
+    averaged = task.get_eval_model(ema=True)
+    assert not torch.equal(averaged.conv1.weight, model.conv1.weight)
+    evaluator = task.create_evaluator()
+    with torch.no_grad():
+        evaluator.update(normalised(x, task), y, model(normalised(x, task)))
+
+
+def test_it_sees_the_pixels_that_the_loader_normalised(batch):
+    task, x = build(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)), batch[0]
+    seen = []
+    task.method.perturb = lambda images, y: (seen.append(images), (images, images))[1]
+    task(normalised(x, task), batch[1])
+    torch.testing.assert_close(seen[0], x, atol=1e-6, rtol=0)
+    assert seen[0].min() >= 0 and seen[0].max() <= 1
+
+
+def test_state_of_another_method_is_refused():
+    task = build()
+    with pytest.raises(ValueError, match="another method"):
+        task.load_task_state({"stranger": torch.zeros(1)})
