@@ -11,13 +11,13 @@ import pytest
 import timm
 import torch
 
+from benchmarks import _attack, _evaluation, speed
+from benchmarks.__main__ import SECTIONS, Options, run
+from benchmarks._shapes import QUICK, SHAPES, Shape, choose
+from benchmarks._sides import make_step
+from benchmarks._textbook import pgd, trades
+from benchmarks._timing import in_turn, ratio, summary
 from timm_arat import PGD, TRADES
-from timm_arat.benchmark import _attack, _evaluation, report
-from timm_arat.benchmark.__main__ import SECTIONS, Options, run
-from timm_arat.benchmark._shapes import QUICK, SHAPES, Shape, choose
-from timm_arat.benchmark._sides import make_step
-from timm_arat.benchmark._textbook import pgd, trades
-from timm_arat.benchmark._timing import in_turn, ratio, summary
 from timm_arat.data import DataConfig
 from timm_arat.fold import folded
 from timm_arat.pixels import in_pixels
@@ -60,8 +60,8 @@ def test_the_document_takes_the_numbers_from_the_json(result, tmp_path, monkeypa
     found, file = result
     document = tmp_path / "speed.md"
     document.write_text((Path(__file__).parents[1] / "docs/speed.md").read_text())
-    monkeypatch.setattr("sys.argv", ["report", "--files", f"[{file}]", "--into", str(document)])
-    report.main()
+    monkeypatch.setattr("sys.argv", ["speed", str(file), "--into", str(document)])
+    speed.main()
     text = document.read_text()
     for section in ("step", "limit"):
         assert f"**{found[section]['geometric_mean']:.2f}**" in text
@@ -75,8 +75,8 @@ def test_the_document_is_what_its_files_render_to(tmp_path, monkeypatch):
     before = (docs / "speed.md").read_text()
     files = sorted(map(str, (docs / "speed").glob("*.json")))
     assert len(files) == 6
-    monkeypatch.setattr("sys.argv", ["report", "--files", f"[{','.join(files)}]", "--into", str(docs / "speed.md")])
-    report.main()
+    monkeypatch.setattr("sys.argv", ["speed", *files, "--into", str(docs / "speed.md")])
+    speed.main()
     assert (docs / "speed.md").read_text() == before
 
 

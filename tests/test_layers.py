@@ -21,7 +21,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fold": set(),
     "precision": set(),
     "compiling": set(),
-    "document": set(),
     **dict.fromkeys(TENSORS - GROUND, GROUND),
     "models": TENSORS,
     "methods": TENSORS | {"models"},
@@ -30,8 +29,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": TENSORS | {"models", "methods", "data"},
     "hub": TENSORS | {"models", "methods", "data", "evaluation"},
     "engine": TENSORS | {"models", "methods", "data", "evaluation", "hub", "config"},
-    "benchmark": TENSORS | {"models", "methods", "data", "evaluation", "hub", "config", "document"},
-    "report": {"config", "evaluation", "document"},
     "train": {"engine", "config", "evaluation"},
 }
 # Commands put the parts together.
@@ -75,6 +72,12 @@ def test_imports_go_down_only(file: str) -> None:
     assert part in MAY_IMPORT, f"{file}: a new part of the package needs a floor"
     allowed = MAY_IMPORT[part] | {part} | COMMANDS.get(file, set())
     assert own_parts(file) <= allowed
+
+
+def test_no_part_imports_the_tools_beside_the_package() -> None:
+    """A wheel does not hold them."""
+    tools = {"benchmarks", "recipes", "tests"}
+    assert not [file for file in files() if {name.split(".")[0] for name in imported(file)} & tools]
 
 
 @pytest.mark.parametrize("file", [file for file in files() if part_of(file) != "engine"])

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-from timm_arat import report
+from benchmarks import report
 from timm_arat.evaluation import Robustness, evaluate
 
 
@@ -38,7 +38,7 @@ def measured():
 def test_the_block_between_the_marks_is_replaced_and_nothing_else(run, tmp_path, measured, monkeypatch):
     document = tmp_path / "results.md"
     document.write_text("before\n<!-- x:begin -->\nold\n<!-- x:end -->\nafter\n")
-    words = ["--runs", f"[{run}]", "--name", "x", "--into", str(document)]
+    words = [str(run), "--name", "x", "--into", str(document)]
     monkeypatch.setattr("sys.argv", ["report", *words])
     report.main()
     text = document.read_text()
@@ -56,7 +56,7 @@ def test_the_block_between_the_marks_is_replaced_and_nothing_else(run, tmp_path,
 def test_a_document_without_the_marks_is_left_alone(run, tmp_path, monkeypatch, capsys):
     document = tmp_path / "results.md"
     document.write_text("nothing here\n")
-    monkeypatch.setattr("sys.argv", ["report", "--runs", f"[{run}]", "--name", "x", "--into", str(document)])
+    monkeypatch.setattr("sys.argv", ["report", str(run), "--name", "x", "--into", str(document)])
     with pytest.raises(SystemExit):
         report.main()
     assert "<!-- x:begin -->" in capsys.readouterr().err
@@ -68,14 +68,14 @@ def test_runs_of_one_method_are_told_apart_by_their_folders(run, tmp_path, monke
     document.write_text("<!-- x:begin -->\n<!-- x:end -->\n")
     for name in ("plain", "warm_start", "elsewhere/plain"):
         shutil.copytree(run, tmp_path / name)
-    words = ["--runs", f"[{tmp_path / 'plain'}, {tmp_path / 'warm_start'}]", "--name", "x", "--into", str(document)]
+    words = [str(tmp_path / "plain"), str(tmp_path / "warm_start"), "--name", "x", "--into", str(document)]
     monkeypatch.setattr("sys.argv", ["report", *words])
     report.main()
     text = document.read_text()
     assert ", plain | best" in text and ", warm_start | best" in text
     assert ", plain less " in text and ", warm_start on the same images" in text
     assert all((tmp_path / f"results/x-{name}.results.json").exists() for name in ("plain", "warm_start"))
-    words[1] = f"[{tmp_path / 'plain'}, {tmp_path / 'elsewhere/plain'}]"
+    words[1] = str(tmp_path / "elsewhere/plain")
     monkeypatch.setattr("sys.argv", ["report", *words])
     with pytest.raises(SystemExit):
         report.main()

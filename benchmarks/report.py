@@ -1,4 +1,4 @@
-"""Render finished runs into a document: `python -m timm_arat.report runs/a runs/b --name NAME --into docs/results.md`.
+"""Render finished runs into a document: `python -m benchmarks.report runs/a runs/b --name NAME --into docs/results.md`.
 
 The table stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` of the document; beside it, in a folder called
 `results`, lie the JSON it was made from and a picture of the training. Numbers enter documents this way only.
@@ -7,11 +7,14 @@ The table stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` of the do
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import cli, read
+from timm_arat.config import cli, read
+
+from ._words import with_list
 from .document import check_block, write_block
 
 
@@ -37,7 +40,8 @@ class Options:
 @cli
 def main() -> None:
     """Render, and say what was written."""
-    options = read(Options, variants={}, prog="python -m timm_arat.report", description="Runs into a document.")
+    words = with_list("runs", sys.argv[1:])
+    options = read(Options, words, variants={}, prog="python -m benchmarks.report", description="Runs into a document.")
     document = Path(options.into)
     check_block(document, options.name)
     folder = Path(options.files) if options.files else document.parent / "results"
@@ -58,7 +62,7 @@ def main() -> None:
 
 def table(runs: list[Path]) -> list[str]:
     """Markdown lines: accuracies of the best and of the last weights, cost, paired comparisons, commands."""
-    from .evaluation import Robustness, compare, eps_text
+    from timm_arat.evaluation import Robustness, compare, eps_text
 
     results = [Robustness.load(run / "results.json") for run in runs]
     models = [_model(result.model, run, name) for result, run, name in zip(results, runs, _names(runs), strict=True)]

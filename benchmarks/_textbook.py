@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attacks import PGD
-from ..methods import ARAT, TRADES, Madry, Method
-from ..norm import is_split, norm_branch
+from timm_arat.attacks import PGD
+from timm_arat.methods import ARAT, TRADES, Madry, Method
+from timm_arat.norm import is_split, norm_branch
 
 NormMode = Literal["train", "eval"]
 

@@ -8,10 +8,11 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..attacks import PGD
-from ..methods import CONFIGS, Method, build
-from ..norm import batch_norms
-from ..precision import keep_depthwise_in_float32, resolve_precision
+from timm_arat.attacks import PGD
+from timm_arat.methods import CONFIGS, Method, build
+from timm_arat.norm import batch_norms
+from timm_arat.precision import keep_depthwise_in_float32, resolve_precision
+
 from ._machine import device
 from ._shapes import Shape
 from ._textbook import TEXTBOOK
