@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from timm_arat.config import cli, read
+from timm_arat.engine.best import Select, best_epoch
+from timm_arat.files import read_rows
 
 from ._words import with_list
 from .document import check_block, write_block
@@ -71,9 +75,8 @@ def table(runs: list[Path]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for run, best, model in zip(runs, results, models, strict=True):
-        rows = _rows(run)
-        score = (lambda row: row.get("val_clean", 0.0) + row.get("val_robust", 0.0)) if rows else None
-        chosen = max(rows, key=score)["epoch"] if score else "-"
+        rows = read_rows(run / "summary.jsonl")
+        chosen = best_epoch(rows, _select(run))
         seconds = sum(row["seconds"] for row in rows)
         cost = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
         total = (
@@ -122,7 +125,7 @@ def plot(runs: list[Path], path: Path) -> None:
         ("validation accuracy", ("val_clean", "val_robust")),
     ]
     for column, (run, name) in enumerate(zip(runs, _names(runs), strict=True)):
-        rows = _rows(run)
+        rows = read_rows(run / "summary.jsonl")
         for row, (title, names) in enumerate(panels):
             axis = axes[row][column]
             for name in names:
@@ -138,10 +141,13 @@ def plot(runs: list[Path], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _rows(run: Path) -> list[dict[str, Any]]:
-    """One row an epoch, the newest where a resume repeated one."""
-    rows = (json.loads(line) for line in (run / "summary.jsonl").read_text().splitlines())
-    return list({row["epoch"]: row for row in rows}.values())
+def _select(run: Path) -> Select:
+    """What the run's best epoch is best at, by its configuration (of earlier versions: under `evaluation`)."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    found: Select = "sum"  # of a run without a word about it
+    for part in ("evaluation", "validation"):
+        found = (config.get(part) or {}).get("select", found)
+    return found
 
 
 def _facts(run: Path) -> dict[str, str]:

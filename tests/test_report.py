@@ -18,9 +18,10 @@ def run(tmp_path, measured):
     (folder / "model").mkdir(parents=True)
     measured.save(folder / "results.json")
     rows = [
-        {"epoch": epoch, "seconds": 60.0, "loss": 1.0, "val_clean": 0.5, "val_robust": robust}
-        for epoch, robust in ((1, 0.1), (2, 0.2), (2, 0.4), (3, 0.3))
+        {"epoch": epoch, "seconds": 60.0, "loss": 1.0, "val_clean": clean, "val_robust": robust}
+        for epoch, clean, robust in ((1, 0.9, 0.1), (2, 0.5, 0.2), (2, 0.7, 0.4), (3, 0.5, 0.5))
     ]
+    (folder / "config.yaml").write_text("evaluation: {select: sum}\n")
     (folder / "summary.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "model/config.json").write_text(json.dumps({"architecture": "net", "training": {"method": "arat"}}))
     (folder / "command.txt").write_text("recipes/train.py --seed 1\nrecipes/train.py --seed 1 --resume true\n")
@@ -80,3 +81,24 @@ def test_runs_of_one_method_are_told_apart_by_their_folders(run, tmp_path, monke
     with pytest.raises(SystemExit):
         report.main()
     assert "rename a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "best"),
+    [
+        ("evaluation: {select: sum}", 2),
+        ("evaluation: {select: robust}", 3),
+        ("evaluation: {select: clean}", 1),
+        ("validation: {select: clean}\nevaluation: {attack: pgd}", 1),
+        ("seed: 1", 2),
+    ],
+)
+def test_the_best_epoch_is_the_one_that_training_chose(run, config, best):
+    (run / "config.yaml").write_text(f"{config}\n")
+    assert f"| best (epoch {best}) |" in "\n".join(report.table([run]))
+
+
+def test_without_validation_the_last_epoch_is_the_best(run):
+    rows = [{"epoch": epoch, "seconds": 60.0, "loss": 1 / epoch} for epoch in (1, 2, 3)]
+    (run / "summary.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "| best (epoch 3) |" in "\n".join(report.table([run]))
