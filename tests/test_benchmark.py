@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import _attack, _evaluation, speed
 from benchmarks.__main__ import SECTIONS, Options, run
@@ -143,6 +146,7 @@ def test_the_textbook_s_trades_and_ours_have_the_same_loss():
     assert ours["kl"] > 0
 
 
+@pytest.mark.speed
 def test_a_step_is_faster_than_the_textbook_s():
     """The guard of docs/speed.md: about 1.5 when this was written; a ratio, since seconds differ between machines.
 
@@ -151,6 +155,43 @@ def test_a_step_is_faster_than_the_textbook_s():
     shape, attack = Shape("resnet20_cifar", 32, 32), PGD(steps=3)
     seconds = in_turn({side: make_step(side, "arat", shape, attack) for side in ("textbook", "ours_float32")}, rounds=5)
     assert ratio(seconds, "textbook", "ours_float32")["median"] > 1.1
+
+
+class Operators(TorchDispatchMode):
+    """Counts what is computed inside, by name, the backward passes' under theirs."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+    def forward(self, kind):
+        return sum(n for name, n in self.count.items() if kind in name and "backward" not in name)
+
+
+def test_a_step_passes_as_often_as_the_textbook_s_and_computes_norms_only_where_it_trains():
+    """What a quiet machine is not needed for: `pytest -m speed` measures what it is worth."""
+    shape, steps = QUICK["resnet20_cifar"], 10
+    model = shape.build()
+    convolutions, norms = (
+        sum(isinstance(module, kind) for module in model.modules()) for kind in (nn.Conv2d, nn.BatchNorm2d)
+    )
+    found = {}
+    for side in ("textbook", "ours_float32"):
+        step = make_step(side, "arat", shape, PGD(steps=steps))
+        step()  # what may be folded is looked for in the first
+        with Operators() as found[side]:
+            step()
+    textbook, ours = found["textbook"], found["ours_float32"]
+    passes = steps + 2  # the attack's, a clean and an adversarial one
+    assert textbook.forward("convolution") == passes * convolutions
+    assert textbook.forward("batch_norm") == passes * norms + 1  # that of the predictor
+    # One more pass at most, to look again for what may be folded.
+    assert passes * convolutions <= ours.forward("convolution") <= (passes + 1) * convolutions
+    assert 2 * norms + 1 <= ours.forward("batch_norm") <= 3 * norms + 1
 
 
 @pytest.mark.parametrize("name", ["resnet20_cifar", "resnet18_cifar"])
