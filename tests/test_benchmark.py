@@ -127,7 +127,7 @@ def test_the_textbook_attack_and_ours_find_the_same_images(loss):
     shape = Shape("resnet20_cifar", 16, 8)
     net, attack, (x, y) = in_pixels(shape.build()).double().eval(), PGD(steps=3, loss=loss), shape.images()
     torch.manual_seed(0)
-    theirs = pgd(net, x.double(), y, attack, "eval")
+    theirs = pgd(net, x.double(), y, attack, "eval", objective=loss)
     torch.manual_seed(0)
     ours = attack(net.eval(), x.double(), y)
     assert ((ours - theirs).abs() < 1e-9).double().mean() > 0.999
@@ -136,10 +136,13 @@ def test_the_textbook_attack_and_ours_find_the_same_images(loss):
 def test_the_textbook_s_trades_and_ours_have_the_same_loss():
     """In eval mode from the same start."""
     shape = Shape("resnet20_cifar", 16, 8)
-    method, (x, y) = TRADES(shape.build(), attack=PGD(steps=3, loss="kl")).double().train(), shape.images()
+    attack = PGD(steps=3, loss="kl")
+    method, (x, y) = TRADES(shape.build(), attack=attack).double().train(), shape.images()
     x = x.double()
     torch.manual_seed(0)
-    theirs = trades(copy.deepcopy(method), x, y, "eval")  # its passes move the statistics that ours would attack
+    theirs = trades(
+        copy.deepcopy(method), x, y, attack, "eval"
+    )  # its passes move the statistics that ours would attack
     torch.manual_seed(0)
     ours = method(x, y)
     torch.testing.assert_close(ours["loss"], theirs, rtol=1e-6, atol=0)  # a sign of a zero gradient may differ
