@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -10,14 +11,16 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks import _attack, _evaluation, speed
+from benchmarks.__main__ import SECTIONS, Options, run
+from benchmarks._shapes import QUICK, SHAPES, Shape, choose
+from benchmarks._sides import make_step
+from benchmarks._textbook import pgd, trades
+from benchmarks._timing import in_turn, ratio, summary
 from timm_arat import PGD, TRADES
-from timm_arat.benchmark import _attack, _evaluation, report
-from timm_arat.benchmark.__main__ import SECTIONS, Options, run
-from timm_arat.benchmark._shapes import QUICK, SHAPES, Shape, choose
-from timm_arat.benchmark._sides import make_step
-from timm_arat.benchmark._textbook import pgd, trades
-from timm_arat.benchmark._timing import in_turn, ratio, summary
 from timm_arat.data import DataConfig
 from timm_arat.fold import folded
 from timm_arat.pixels import in_pixels
@@ -60,8 +63,8 @@ def test_the_document_takes_the_numbers_from_the_json(result, tmp_path, monkeypa
     found, file = result
     document = tmp_path / "speed.md"
     document.write_text((Path(__file__).parents[1] / "docs/speed.md").read_text())
-    monkeypatch.setattr("sys.argv", ["report", "--files", f"[{file}]", "--into", str(document)])
-    report.main()
+    monkeypatch.setattr("sys.argv", ["speed", str(file), "--into", str(document)])
+    speed.main()
     text = document.read_text()
     for section in ("step", "limit"):
         assert f"**{found[section]['geometric_mean']:.2f}**" in text
@@ -75,8 +78,8 @@ def test_the_document_is_what_its_files_render_to(tmp_path, monkeypatch):
     before = (docs / "speed.md").read_text()
     files = sorted(map(str, (docs / "speed").glob("*.json")))
     assert len(files) == 6
-    monkeypatch.setattr("sys.argv", ["report", "--files", f"[{','.join(files)}]", "--into", str(docs / "speed.md")])
-    report.main()
+    monkeypatch.setattr("sys.argv", ["speed", *files, "--into", str(docs / "speed.md")])
+    speed.main()
     assert (docs / "speed.md").read_text() == before
 
 
@@ -124,7 +127,7 @@ def test_the_textbook_attack_and_ours_find_the_same_images(loss):
     shape = Shape("resnet20_cifar", 16, 8)
     net, attack, (x, y) = in_pixels(shape.build()).double().eval(), PGD(steps=3, loss=loss), shape.images()
     torch.manual_seed(0)
-    theirs = pgd(net, x.double(), y, attack, "eval")
+    theirs = pgd(net, x.double(), y, attack, "eval", objective=loss)
     torch.manual_seed(0)
     ours = attack(net.eval(), x.double(), y)
     assert ((ours - theirs).abs() < 1e-9).double().mean() > 0.999
@@ -133,16 +136,20 @@ def test_the_textbook_attack_and_ours_find_the_same_images(loss):
 def test_the_textbook_s_trades_and_ours_have_the_same_loss():
     """In eval mode from the same start."""
     shape = Shape("resnet20_cifar", 16, 8)
-    method, (x, y) = TRADES(shape.build(), attack=PGD(steps=3, loss="kl")).double().train(), shape.images()
+    attack = PGD(steps=3, loss="kl")
+    method, (x, y) = TRADES(shape.build(), attack=attack).double().train(), shape.images()
     x = x.double()
     torch.manual_seed(0)
-    theirs = trades(copy.deepcopy(method), x, y, "eval")  # its passes move the statistics that ours would attack
+    theirs = trades(
+        copy.deepcopy(method), x, y, attack, "eval"
+    )  # its passes move the statistics that ours would attack
     torch.manual_seed(0)
     ours = method(x, y)
     torch.testing.assert_close(ours["loss"], theirs, rtol=1e-6, atol=0)  # a sign of a zero gradient may differ
     assert ours["kl"] > 0
 
 
+@pytest.mark.speed
 def test_a_step_is_faster_than_the_textbook_s():
     """The guard of docs/speed.md: about 1.5 when this was written; a ratio, since seconds differ between machines.
 
@@ -151,6 +158,43 @@ def test_a_step_is_faster_than_the_textbook_s():
     shape, attack = Shape("resnet20_cifar", 32, 32), PGD(steps=3)
     seconds = in_turn({side: make_step(side, "arat", shape, attack) for side in ("textbook", "ours_float32")}, rounds=5)
     assert ratio(seconds, "textbook", "ours_float32")["median"] > 1.1
+
+
+class Operators(TorchDispatchMode):
+    """Counts what is computed inside, by name, the backward passes' under theirs."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+    def forward(self, kind):
+        return sum(n for name, n in self.count.items() if kind in name and "backward" not in name)
+
+
+def test_a_step_passes_as_often_as_the_textbook_s_and_computes_norms_only_where_it_trains():
+    """What a quiet machine is not needed for: `pytest -m speed` measures what it is worth."""
+    shape, steps = QUICK["resnet20_cifar"], 10
+    model = shape.build()
+    convolutions, norms = (
+        sum(isinstance(module, kind) for module in model.modules()) for kind in (nn.Conv2d, nn.BatchNorm2d)
+    )
+    found = {}
+    for side in ("textbook", "ours_float32"):
+        step = make_step(side, "arat", shape, PGD(steps=steps))
+        step()  # what may be folded is looked for in the first
+        with Operators() as found[side]:
+            step()
+    textbook, ours = found["textbook"], found["ours_float32"]
+    passes = steps + 2  # the attack's, a clean and an adversarial one
+    assert textbook.forward("convolution") == passes * convolutions
+    assert textbook.forward("batch_norm") == passes * norms + 1  # that of the predictor
+    # One more pass at most, to look again for what may be folded.
+    assert passes * convolutions <= ours.forward("convolution") <= (passes + 1) * convolutions
+    assert 2 * norms + 1 <= ours.forward("batch_norm") <= 3 * norms + 1
 
 
 @pytest.mark.parametrize("name", ["resnet20_cifar", "resnet18_cifar"])

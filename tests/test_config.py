@@ -3,7 +3,6 @@
 import pickle
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -345,13 +344,11 @@ def test_configurations_travel_to_workers(recipe):
 
 def test_reading_imports_neither_torch_nor_accelerate():
     """So that a typo is answered at once."""
-    start = time.monotonic()
     code = "import sys, timm_arat.config; print({'torch', 'accelerate', 'datasets', 'timm'} & set(sys.modules))"
     # The package's own __init__ brings torch; a stand-in shows what `config` alone brings.
     bare = f"import sys, types; m = sys.modules['timm_arat'] = types.ModuleType('m'); m.__path__ = [{PACKAGE!r}]"
     done = subprocess.run([sys.executable, "-c", f"{bare}\n{code}"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-    assert time.monotonic() - start < 10
 
 
 def test_a_recipe_stands_on_its_base(tmp_path):

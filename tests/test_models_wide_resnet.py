@@ -6,13 +6,13 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from helpers_norm import shift_aux, verify_split
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from timm_arat import ARAT, PGD
 from timm_arat.models import WideResNetCifar
-from timm_arat.norm import convert_split_norm, is_split, merge_split_norm, norm_branch, split_norms, verify_split
-from timm_arat.norm._verify import shift_aux
+from timm_arat.norm import convert_split_norm, is_split, merge_split_norm, norm_branch, split_norms
 
 
 def narrow(**kwargs: Any) -> Any:

@@ -8,11 +8,11 @@ import timm
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
+from helpers_norm import shift_aux
 from timm.layers import create_feature_extractor
 from torch import Tensor, nn
 
 from timm_arat.norm import convert_split_norm, norm_branch, split_norms
-from timm_arat.norm._verify import shift_aux
 
 
 class Small(nn.Module):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from helpers_norm import shift_aux
 from safetensors.torch import load_file, save_file
 from timm.layers import BatchNormAct2d, DropBlock2d, EvoNorm2dB0, SplitBatchNorm2d, convert_splitbn_model
 from timm.utils import ModelEmaV3
@@ -14,7 +15,6 @@ from torch import nn
 
 from timm_arat.norm import SplitNorm, batch_norms, convert_split_norm, norm_branch, split_norms
 from timm_arat.norm._table import SPLIT_CLASSES
-from timm_arat.norm._verify import shift_aux
 
 
 def resnet() -> Any:

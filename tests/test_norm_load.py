@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import timm
 import torch
+from helpers_norm import shift_aux
 from timm.layers import convert_splitbn_model
 
 from timm_arat.norm import convert_split_norm, load_split_state_dict, norm_branch
-from timm_arat.norm._verify import shift_aux
 
 
 def plain(seed: int) -> Any:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import timm
 import torch
+from helpers_norm import shift_aux
 from timm.utils import reparameterize_model
 
 from timm_arat.norm import batch_norms, convert_split_norm, is_split, merge_split_norm, norm_branch, split_norms
-from timm_arat.norm._verify import shift_aux
 
 
 def split_model(name: str = "test_resnet", **kwargs: Any) -> Any:

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import timm
 import torch
+from helpers_norm import verify_split
 from torch import Tensor, nn
 
-from timm_arat.norm import convert_split_norm, verify_split
+from timm_arat.norm import convert_split_norm
 
 
 class Video(nn.Module):

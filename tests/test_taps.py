@@ -134,8 +134,8 @@ def test_a_batch_of_two_is_not_a_pair() -> None:
 @pytest.mark.parametrize(
     ("layers", "text"),
     [
-        (["layer2.0.bn"], r"no layer 'layer2\.0\.bn' in ResNetCifar; near it are .*layer2\.0\.bn1"),
-        (["layer1", "zzz"], r"no layer 'zzz' in ResNetCifar; near it are conv1, bn1"),
+        (["layer2.0.bn"], r"no layer 'layer2\.0\.bn' in ResNetCifar; did you mean .*'layer2\.0\.bn1'"),
+        (["layer1", "zzz"], r"no layer 'zzz' in ResNetCifar; choose from act1, bn1, conv1"),
         ([""], r"no layer '' in ResNetCifar"),
         (["layer1@relo"], r"'layer1@relo': @relo is not known, only @nhwc and @relu are"),
         (["layer1", "fc"], r"layer 'fc' gives \(3, 5\), not one NCHW, NHWC or NLC feature map"),

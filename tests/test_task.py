@@ -5,6 +5,7 @@ import timm
 import torch
 from timm.data import resolve_model_data_config
 from timm.optim import create_optimizer_v2
+from timm.utils import dispatch_clip_grad
 
 import timm_arat
 from timm_arat.task import RobustTask

@@ -26,12 +26,12 @@ from typing import Any, Literal
 import timm
 import torch
 import torch.nn.functional as F
+from helpers_norm import joint_error, shift_aux
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from timm_arat.fold import folded
 from timm_arat.norm import batch_norms, convert_split_norm, merge_split_norm, norm_branch, split_norms
-from timm_arat.norm._verify import joint_error, shift_aux
 
 FLOAT64_UP_TO = 500e6  # parameters, all with BatchNorm but four; above, 'both' is compared in float32
 ALLOCATED_UP_TO = 1.3e9  # parameters; above, structure only, on the meta device (17 architectures without BatchNorm)

@@ -22,3 +22,16 @@ def keep_modes(model: nn.Module) -> Iterator[None]:
         for module, mode in modes:
             if module.training != mode:
                 module.train(mode)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module of `model` in eval mode, with nothing cached of older weights; its own mode back on the way out.
+
+    By way of train mode, for the same models as in `keep_modes`: what they cached in eval mode before the weights
+    changed, by a step or by `load_state_dict`, would be used otherwise.
+    """
+    with keep_modes(model):
+        model.train()
+        model.eval()
+        yield

@@ -6,7 +6,6 @@ logits, features = tap(model, x, layers=paper_layers(model))          # the laye
 """
 
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -14,7 +13,8 @@ from timm.models.resnet import BasicBlock, ResNet
 from timm.models.resnetv2 import PreActBasic, ResNetV2
 from torch import Tensor, nn
 
-from .modes import keep_modes
+from .modes import evaluating
+from .names import nearest
 
 
 def tap(model: nn.Module, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
@@ -65,8 +65,7 @@ def tap_dims(model: nn.Module, layers: Sequence[str] = (), *, in_chans: int | No
     # The argument img_size=... leaves the cfg as it is.
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or size
     x = weight.new_zeros((1, in_chans or channels, *size))
-    with keep_modes(model), torch.no_grad():
-        model.eval()
+    with evaluating(model), torch.no_grad():
         return {layer: feature.shape[1] for layer, feature in tap(model, x, layers)[1].items()}
 
 
@@ -103,8 +102,7 @@ def _module(model: nn.Module, layer: str) -> nn.Module:
         raise ValueError(f"layer {layer!r}: @{' @'.join(unknown)} is not known, only @nhwc and @relu are")
     modules = dict(model.named_modules())
     if name not in modules or not name:
-        near = get_close_matches(name, modules, n=3) or [n for n, _ in model.named_children()]
-        raise ValueError(f"no layer {name!r} in {type(model).__name__}; near it are {', '.join(near)}")
+        raise ValueError(f"no layer {name!r} in {type(model).__name__}; {nearest(name, filter(None, modules), most=3)}")
     return modules[name]
 
 

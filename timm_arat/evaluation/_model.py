@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from timm_arat.models import WeightsNotFoundError
 from timm_arat.models._weights import refuse_pickles
-from timm_arat.modes import keep_modes
+from timm_arat.modes import evaluating
 from timm_arat.pixels import InPixels, in_pixels
 
 
@@ -109,9 +109,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     no_autocast = torch.autocast(device_of(model).type, enabled=False)
     own_generator = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
-    with no_autocast, own_generator, _own_forward(model), _kept_buffers(model), keep_modes(model):
+    with no_autocast, own_generator, _own_forward(model), _kept_buffers(model), evaluating(model):
         try:
-            model.train().eval()  # by way of train mode, which drops attention biases that timm caches
             model.requires_grad_(False)  # the backward pass to the pixels then costs a third less
             yield
         finally:

@@ -17,7 +17,6 @@ _convert   plain -> split
 _branch    choosing the mode
 _merge     split -> plain
 _load      plain and split checkpoints into a split model
-_verify    a float64 self-check for models of one's own
 """
 
 from ._branch import norm_branch as norm_branch
@@ -25,7 +24,6 @@ from ._convert import convert_split_norm as convert_split_norm
 from ._load import load_split_state_dict as load_split_state_dict
 from ._merge import merge_split_norm as merge_split_norm
 from ._split import SplitNorm as SplitNorm
-from ._verify import verify_split as verify_split
 from ._walk import batch_norms as batch_norms
 from ._walk import check_split_norm as check_split_norm
 from ._walk import is_split as is_split

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from ..modes import keep_modes
 from ._walk import check_split_norm, split_norms
 
 
@@ -47,7 +48,8 @@ def load_split_state_dict(model: nn.Module, state_dict: Mapping[str, Any], *, sw
         )
     _refuse_mismatch(model, expected, loaded)
     model.load_state_dict(loaded)
-    _drop_eval_caches(model)
+    with keep_modes(model):
+        model.train()  # LeViT and others keep attention biases from eval to eval, and drop them only on this call
 
 
 def _refuse_mismatch(model: nn.Module, expected: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
@@ -69,11 +71,3 @@ def _refuse_mismatch(model: nn.Module, expected: Mapping[str, Any], loaded: Mapp
             f"the checkpoint does not fit {type(model).__name__}: it {'; it '.join(wrong)}. A plain checkpoint has no "
             f"aux_bn key at all, a split one has all of them"
         )
-
-
-def _drop_eval_caches(model: nn.Module) -> None:
-    # LeViT and others keep attention biases from eval to eval; only train() drops them.
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    for module, training in modes:
-        module.train(training)

@@ -21,7 +21,7 @@ def device() -> torch.device:
 def facts() -> dict[str, Any]:
     """Command, machine and versions, without which a number means nothing."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": _cpu(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -11,14 +11,15 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..attacks import PGD
-from ..data import DataConfig, load, subset, tensors
-from ..evaluation import evaluate
-from ..evaluation._autoattack import ATTACKS, NORMS
-from ..evaluation._model import open_model
-from ..fold import folded
-from ..methods import Madry
-from ..pixels import in_pixels
+from timm_arat.attacks import PGD
+from timm_arat.data import DataConfig, load, subset, tensors
+from timm_arat.evaluation import evaluate
+from timm_arat.evaluation._autoattack import ATTACKS, NORMS
+from timm_arat.evaluation._model import open_model
+from timm_arat.fold import folded
+from timm_arat.methods import Madry
+from timm_arat.pixels import in_pixels
+
 from ._limit import Convolutions
 from ._machine import device
 from ._timing import Sides, in_turn, ratio

@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..config import nearest
+from timm_arat.names import nearest
 
 CLASSES = 10
 

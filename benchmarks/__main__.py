@@ -1,4 +1,4 @@
-"""`recipes/benchmark.py [--only SECTION] [--output FILE.json]`: measure, print a line a number, write JSON."""
+"""`python -m benchmarks [--only SECTION] [--output FILE.json]`: measure, print a line a number, write JSON."""
 
 import json
 from collections.abc import Callable
@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config import cli, read
-from ..data import DataConfig
+from timm_arat.config import cli, read
+from timm_arat.data import DataConfig
 
 Section = Literal["step", "attack", "evaluation", "limit", "memory"]
 SECTIONS: tuple[Section, ...] = ("step", "attack", "evaluation", "limit", "memory")
@@ -20,7 +20,7 @@ class Options:
     Attributes:
         only: The one section to run; all if not given.
         output: The JSON to write.
-        shapes: The shapes to measure, names of `timm_arat.benchmark._shapes`; all if not given.
+        shapes: The shapes to measure, names of `benchmarks._shapes`; all if not given.
         rounds: Times that each side runs, in turn.
         threads: CPU threads; with two and anything else running, timings collapse and ratios lie.
         quick: A rehearsal in seconds on tiny networks; the numbers mean nothing.
@@ -55,7 +55,9 @@ class Options:
 @cli
 def main() -> None:
     """The command line."""
-    options = read(Options, variants={}, prog="benchmark.py", description="Speed and memory beside the textbook's.")
+    options = read(
+        Options, variants={}, prog="python -m benchmarks", description="Speed and memory beside the textbook's."
+    )
     # Here, so that --help and errors do not wait for torch.
     import torch
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from ..attacks import PGD
+from timm_arat.attacks import PGD
+
 from ._shapes import QUICK, Shape
 from ._sides import Side, make_step
 from ._step import STEPS

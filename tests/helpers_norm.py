@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._branch import norm_branch
-from ._walk import split_norms
+from timm_arat.modes import keep_modes
+from timm_arat.norm import norm_branch, split_norms
 
 TOLERANCE = 1e-7  # relative, in float64: rounding stays below 1e-9, a mixed batch differs by more than 1e-3
 
@@ -23,13 +23,9 @@ def verify_split(model: nn.Module, x: Tensor) -> None:
     """
     if x.shape[0] % 2 or x.shape[0] < 8:
         raise ValueError(f"x has {x.shape[0]} images: an even number of at least 8 is wanted, 4 for each branch")
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()  # drops the biases that some models cache in eval mode: their graph cannot be copied
-    try:
+    with keep_modes(model):
+        model.train()  # drops the biases that some models cache in eval mode: their graph cannot be copied
         shifted = copy.deepcopy(model).double()
-    finally:
-        for module, training in modes:
-            module.train(training)
     shift_aux(shifted)
     for batch_statistics in (False, True):
         error = joint_error(shifted, x.double(), batch_statistics)

@@ -9,8 +9,9 @@ from unittest.mock import patch
 
 import torch
 
-from ..attacks import PGD
-from ..compiling import compile_failure
+from timm_arat.attacks import PGD
+from timm_arat.compiling import compile_failure
+
 from ._machine import device
 from ._shapes import Shape
 from ._sides import Side, Step, make_step

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..attacks import PGD
+from timm_arat.attacks import PGD
+
 from ._machine import device
 from ._shapes import Shape
 from ._sides import Side, Step, as_trained, make_step

@@ -1,4 +1,4 @@
-"""Render finished runs into a document: `python -m timm_arat.report runs/a runs/b --name NAME --into docs/results.md`.
+"""Render finished runs into a document: `python -m benchmarks.report runs/a runs/b --name NAME --into docs/results.md`.
 
 The table stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` of the document; beside it, in a folder called
 `results`, lie the JSON it was made from and a picture of the training. Numbers enter documents this way only.
@@ -7,11 +7,18 @@ The table stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` of the do
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import cli, read
+import yaml
+
+from timm_arat.config import cli, read
+from timm_arat.engine.best import Select, best_epoch
+from timm_arat.files import read_rows
+
+from ._words import with_list
 from .document import check_block, write_block
 
 
@@ -37,7 +44,8 @@ class Options:
 @cli
 def main() -> None:
     """Render, and say what was written."""
-    options = read(Options, variants={}, prog="python -m timm_arat.report", description="Runs into a document.")
+    words = with_list("runs", sys.argv[1:])
+    options = read(Options, words, variants={}, prog="python -m benchmarks.report", description="Runs into a document.")
     document = Path(options.into)
     check_block(document, options.name)
     folder = Path(options.files) if options.files else document.parent / "results"
@@ -58,7 +66,7 @@ def main() -> None:
 
 def table(runs: list[Path]) -> list[str]:
     """Markdown lines: accuracies of the best and of the last weights, cost, paired comparisons, commands."""
-    from .evaluation import Robustness, compare, eps_text
+    from timm_arat.evaluation import Robustness, compare, eps_text
 
     results = [Robustness.load(run / "results.json") for run in runs]
     models = [_model(result.model, run, name) for result, run, name in zip(results, runs, _names(runs), strict=True)]
@@ -67,9 +75,8 @@ def table(runs: list[Path]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for run, best, model in zip(runs, results, models, strict=True):
-        rows = _rows(run)
-        score = (lambda row: row.get("val_clean", 0.0) + row.get("val_robust", 0.0)) if rows else None
-        chosen = max(rows, key=score)["epoch"] if score else "-"
+        rows = read_rows(run / "summary.jsonl")
+        chosen = best_epoch(rows, _select(run))
         seconds = sum(row["seconds"] for row in rows)
         cost = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
         total = (
@@ -118,7 +125,7 @@ def plot(runs: list[Path], path: Path) -> None:
         ("validation accuracy", ("val_clean", "val_robust")),
     ]
     for column, (run, name) in enumerate(zip(runs, _names(runs), strict=True)):
-        rows = _rows(run)
+        rows = read_rows(run / "summary.jsonl")
         for row, (title, names) in enumerate(panels):
             axis = axes[row][column]
             for name in names:
@@ -134,10 +141,13 @@ def plot(runs: list[Path], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _rows(run: Path) -> list[dict[str, Any]]:
-    """One row an epoch, the newest where a resume repeated one."""
-    rows = (json.loads(line) for line in (run / "summary.jsonl").read_text().splitlines())
-    return list({row["epoch"]: row for row in rows}.values())
+def _select(run: Path) -> Select:
+    """What the run's best epoch is best at, by its configuration (of earlier versions: under `evaluation`)."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    found: Select = "sum"  # of a run without a word about it
+    for part in ("evaluation", "validation"):
+        found = (config.get(part) or {}).get("select", found)
+    return found
 
 
 def _facts(run: Path) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""How fast and how small our step is, measured beside the textbook's in the same process; `recipes/benchmark.py`.
+"""Tools of the repository, which no wheel holds: they measure, and write what was measured into the documents.
+
+Speed and memory of our training step beside the textbook's, in the same process: `python -m benchmarks`.
 
 __main__     the command line: sections in turn, JSON out
 _shapes      the networks, image sizes and batches that are measured
@@ -12,5 +14,11 @@ _limit       section limit: the step's convolutions and nothing else
 _memory      section memory: peaks, and growth of time and memory
 _machine     what it ran on
 _plot        growth, drawn
-report       JSON into a document
+
+Numbers enter documents by these commands only:
+
+speed        `python -m benchmarks.speed`: that JSON into docs/speed.md
+report       `python -m benchmarks.report`: finished training runs into docs/results.md and the README
+document     the blocks of a document that those two write
+_words       the lists that their command lines begin with
 """

@@ -8,10 +8,11 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..attacks import PGD
-from ..methods import CONFIGS, Method, build
-from ..norm import batch_norms
-from ..precision import keep_depthwise_in_float32, resolve_precision
+from timm_arat.attacks import PGD
+from timm_arat.methods import ARAT, TRADES, Madry, Method
+from timm_arat.norm import batch_norms
+from timm_arat.precision import keep_depthwise_in_float32, resolve_precision
+
 from ._machine import device
 from ._shapes import Shape
 from ._textbook import TEXTBOOK
@@ -47,7 +48,7 @@ def make_step(side: Side, method_name: str, shape: Shape, attack: PGD) -> Step:
             with precision:
                 loss = method(x, y)["loss"]
         else:
-            loss = TEXTBOOK[method_name](method, x, y, "train" if side == "textbook" else "eval")
+            loss = TEXTBOOK[method_name](method, x, y, attack, "train" if side == "textbook" else "eval")
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -69,9 +70,9 @@ def as_trained(
 
 def _build(name: str, shape: Shape, attack: PGD) -> Method:
     model = shape.build()
-    config: Any = CONFIGS[name]()
-    # Each method's attack climbs its own objective.
-    settings: dict[str, Any] = {"attack": replace(attack, loss=config.attack.loss)}
-    if name == "arat" and not any(True for _ in batch_norms(model)):
-        settings["split_norm"] = "none"
-    return build(model, replace(config, **settings))
+    if name == "trades":
+        return TRADES(model, attack=replace(attack, loss="kl"))  # its attack climbs an objective of its own
+    if name == "madry":
+        return Madry(model, attack=attack)
+    splits = any(True for _ in batch_norms(model))
+    return ARAT(model, attack=attack, split_norm="batch" if splits else "none")

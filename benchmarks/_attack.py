@@ -7,10 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..attacks import PGD
-from ..data import DataConfig
-from ..evaluation._model import open_model
-from ..pixels import in_pixels
+from timm_arat.attacks import PGD
+from timm_arat.data import DataConfig
+from timm_arat.evaluation._model import open_model
+from timm_arat.pixels import in_pixels
+
 from ._evaluation import test_images
 from ._machine import device
 from ._shapes import CLASSES, Shape
@@ -100,7 +101,7 @@ def measure(shapes: Mapping[str, Shape], rounds: int, say: Callable[[str], None]
             )
         else:
             say(f"attack {key}: {shape.batch / each['ours']:.1f} images/s, no library is installed")
-    way_out = "uv run " + " ".join(f"--with {name}" for name in LIBRARIES) + " python recipes/benchmark.py"
+    way_out = "uv run " + " ".join(f"--with {name}" for name in LIBRARIES) + " python -m benchmarks"
     speeds = summary(ratios["ours"]) | {"float32": summary(ratios["ours_float32"])}
     return speeds | {"shapes": details, "absent": sorted(absent), "with_all": way_out}
 
