@@ -1,6 +1,9 @@
 """The three threat models: where an attack starts, how it steps, and what it may reach.
 
-Shapes: x, x_adv and grad are NxCxHxW with x in [0, 1]; every function returns a new tensor. Norms are over one image.
+Shapes: x, x_adv and grad are NxCxHxW with x in [0, 1]; every function returns a new tensor. Norms are over one image,
+and nothing that is done to an image depends on the others of its batch. `stepper(x, eps, size, steps)` gives the steps
+of one climb in the ball of radius eps around x: a function from x_adv in ball and box and the gradient there to the
+next x_adv in both.
 """
 
 from collections.abc import Callable
@@ -8,6 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from ._frank_wolfe import FrankWolfe
+
+Stepper = Callable[[Tensor, Tensor], Tensor]
 
 
 def _flat_norm(t: Tensor, order: float) -> Tensor:
@@ -34,6 +41,10 @@ class Linf:
     def start(x: Tensor, eps: float) -> Tensor:
         return (x + torch.empty_like(x).uniform_(-eps, eps)).clamp_(0, 1)
 
+    @classmethod
+    def stepper(cls, x: Tensor, eps: float, size: float, steps: int) -> Stepper:
+        return lambda x_adv, grad: cls.project(cls.step(x_adv, grad, size), x, eps)
+
     @staticmethod
     def step(x_adv: Tensor, grad: Tensor, size: float) -> Tensor:
         return x_adv + grad.sign().mul_(size)
@@ -54,6 +65,10 @@ class L2:
         radius = eps * torch.rand(len(x), 1, 1, 1, device=x.device, dtype=x.dtype) ** (1 / x[0].numel())
         return (x + noise * (radius / _flat_norm(noise, 2))).clamp_(0, 1)
 
+    @classmethod
+    def stepper(cls, x: Tensor, eps: float, size: float, steps: int) -> Stepper:
+        return lambda x_adv, grad: cls.project(cls.step(x_adv, grad, size), x, eps)
+
     @staticmethod
     def step(x_adv: Tensor, grad: Tensor, size: float) -> Tensor:
         # Scaled to largest entry 1 first: squares of small gradients would underflow in the norm.
@@ -71,11 +86,8 @@ class L2:
 
 @dataclass(frozen=True)
 class L1:
-    """||x_adv - x||_1 <= eps, with the sparse step of SLIDE (arXiv:1904.13000, Sec. 5) and the exact projection
-    onto the ball and the pixel box together, without which L1 attacks are weak (arXiv:2103.01208, Sec. 2)."""
-
-    # Share of the entries that one step moves; SLIDE's percentile 95.
-    density = 0.05
+    """||x_adv - x||_1 <= eps, by Frank-Wolfe's steps, with the exact projection of starts onto the ball and the pixel
+    box together."""
 
     @staticmethod
     def start(x: Tensor, eps: float) -> Tensor:
@@ -86,16 +98,9 @@ class L1:
         sign = torch.randint_like(x, 2) * 2 - 1
         return (x + sign * magnitude * (eps / total)).clamp_(0, 1)
 
-    @classmethod
-    def step(cls, x_adv: Tensor, grad: Tensor, size: float) -> Tensor:
-        # An entry at the edge of the box that would be pushed outwards is wasted: leave it out of the choice.
-        stuck = ((x_adv <= 0) & (grad < 0)) | ((x_adv >= 1) & (grad > 0))
-        strength = grad.abs().masked_fill(stuck, 0).flatten(1)
-        count = max(1, round(cls.density * strength.shape[1]))
-        chosen = strength.topk(count, dim=1).indices
-        direction = torch.zeros_like(strength).scatter_(1, chosen, 1.0) * grad.sign().flatten(1)
-        direction = direction.masked_fill(strength == 0, 0)
-        return x_adv + (direction * (size / count)).view_as(x_adv)
+    @staticmethod
+    def stepper(x: Tensor, eps: float, size: float, steps: int) -> Stepper:
+        return FrankWolfe(x, eps, size, steps)
 
     @staticmethod
     def project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
