@@ -73,7 +73,7 @@ def _eps(axis: Any, results: Robustness, curves: Curves) -> None:
 
 
 def _bars(found: list[tuple[float, float, float]]) -> list[list[float]]:
-    """Lengths of the error bars in %, below and above, of (accuracy, low, high); rounding may turn one at 0 or 100 %."""
+    """Lengths of the error bars in %, below and above, of (accuracy, low, high); never below 0 by rounding."""
     below = [100 * max(0.0, accuracy - low) for accuracy, low, _ in found]
     above = [100 * max(0.0, high - accuracy) for accuracy, _, high in found]
     return [below, above]
