@@ -52,10 +52,10 @@ def split(tmp_path) -> Path:
 def test_the_names_of_the_design_are_there():
     assert set(IMAGENET + CIFAR) == set(timm.list_models("*_arat"))
     tags = {name: get_arch_pretrained_cfgs(name) for name in IMAGENET + CIFAR}
-    assert all(set(tags[name]) == {f"{name}.in1k_linf4"} for name in IMAGENET)
+    assert all(set(tags[name]) == {f"{name}.in1k_linf4", f"{name}.imagenette_linf8"} for name in IMAGENET)
     assert all(set(tags[name]) == {f"{name}.cifar10_linf8", f"{name}.cifar100_linf8"} for name in CIFAR)
     classes = {name: cfg.num_classes for cfgs in tags.values() for name, cfg in cfgs.items()}
-    assert classes["resnet50_arat.in1k_linf4"] == 1000
+    assert classes["resnet50_arat.in1k_linf4"] == 1000 and classes["resnet50_arat.imagenette_linf8"] == 10
     assert classes["resnet18_cifar_arat.cifar10_linf8"] == 10
     assert classes["resnet18_cifar_arat.cifar100_linf8"] == 100
 
@@ -247,6 +247,28 @@ def test_any_backbone_joins_by_one_line():
         "convnextv2_atto 1000 37",
         "register('resnet5000'): timm knows no such model; timm.list_models() names them all",
     ], done.stderr
+
+
+def test_a_name_without_a_tag_is_the_best_checkpoint_that_exists(tmp_path: Path):
+    """In the written order of tags, without a change of code; a folder of an unplanned tag comes after them."""
+    code = (
+        "import sys, timm, timm_arat, torch, json, pathlib\n"
+        "from timm_arat.models import _weights\n"
+        "cards = _weights.CARDS = pathlib.Path(sys.argv[1])\n"
+        "def publish(tag, classes):\n"
+        "    model = timm.create_model('test_resnet', num_classes=classes)\n"
+        "    folder = timm_arat.export(model, cards / f'test_resnet_arat.{tag}')\n"
+        "    (folder / 'results.json').write_text('{}')\n"
+        "def show():\n"
+        "    timm_arat.register('test_resnet', {'in1k_linf4': 1000, 'imagenette_linf8': 10})\n"
+        "    model = timm.create_model('test_resnet_arat', pretrained=True)\n"
+        "    print(model.pretrained_cfg['tag'], model.num_classes, len(timm.list_pretrained('test_resnet_arat*')))\n"
+        "for tag, classes in (('pets_linf4', 37), ('imagenette_linf8', 10), ('in1k_linf4', 1000)):\n"
+        "    publish(tag, classes)\n"
+        "    show()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["pets_linf4 37 1", "imagenette_linf8 10 2", "in1k_linf4 1000 3"], done.stderr
 
 
 def test_an_exported_arat_model_is_plain(tmp_path: Path):

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 import timm_arat
 from timm_arat.hub._assemble import check_run
-from timm_arat.hub._publish import check, files
+from timm_arat.hub._files import files
+from timm_arat.hub._publish import check
 from timm_arat.norm import norm_branch
 
 ROOT = Path(__file__).parents[1]

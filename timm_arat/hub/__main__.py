@@ -56,7 +56,8 @@ def main() -> None:
         raise ValueError(f"--repo_id {options.repo_id}: wanted ORG/NAME")
     # Here, so that --help and errors do not wait for torch.
     from timm_arat.hub._assemble import assemble
-    from timm_arat.hub._publish import check, files, publish
+    from timm_arat.hub._files import files, left_out
+    from timm_arat.hub._publish import check, publish
 
     folder = source
     if (source / "config.yaml").is_file() or not (source / "hub.json").is_file():
@@ -77,6 +78,8 @@ def main() -> None:
     elif options.mix:
         raise ValueError(f"--mix belongs to a run: {source} is assembled already")
     repo_id = check(folder, options.repo_id)
+    if others := left_out(folder):
+        print(f"left out, not files of a checkpoint: {', '.join(others)}", flush=True)
     if options.dry_run:
         print(f"dry run: {folder} may be published as {repo_id}; nothing was sent")
         return

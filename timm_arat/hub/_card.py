@@ -1,6 +1,7 @@
 """The card: README.md, rendered from the template and the JSON of a checkpoint's folder and from nothing else."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from ..evaluation import Robustness, Score, eps_text
-from ..files import read_rows
+from ..models._json import read_config, read_json
 from ..models._weights import AUX_NORM, CARDS
 from ._curves import Curves
+from ._escape import fenced, inline
 
 README = "README.md"
 EVAL_RESULTS = ".eval_results/timm_arat.yaml"
@@ -22,7 +24,7 @@ def render(folder: Path, repo_id: str) -> dict[str, str]:
 
     Every number is read from results.json, curves.json, config.json and summary.jsonl.
     """
-    config = json.loads((folder / "config.json").read_text())
+    config = read_config(folder / "config.json")
     results, curves = Robustness.load(folder / "results.json"), Curves.load(folder)
     dataset = config["dataset"]
     data = ModelCardData(
@@ -54,22 +56,24 @@ def _facts(folder: Path, config: dict[str, Any], results: Robustness, curves: Cu
         for name, score in (("clean", results.clean), ("PGD-20", results.pgd), ("AutoAttack", results.autoattack))
         if score is not None
     ]
-    seconds = sum(row["seconds"] for row in read_rows(folder / "summary.jsonl"))
-    rivals = json.loads((CARDS / "rivals.json").read_text())
+    epochs = [json.loads(line) for line in (folder / "summary.jsonl").read_text().splitlines()]
+    seconds = sum(row["seconds"] for row in {row["epoch"]: row for row in epochs}.values())
+    device = inline(results.device)
+    rivals = read_json(CARDS / "rivals.json")
     return {
-        "name": folder.name,
+        "name": inline(folder.name),
         "repo_id": repo_id,
         "architecture": architecture,
         "registers": ours,
         "needs": "after `import timm_arat`, which registers the backbone" if ours else "without timm_arat",
-        "trained": {"standard": "plainly"}.get(training["method"], f"by {training['method'].upper()}"),
-        "dataset": dataset["name"],
-        "split": results.data.split or "test",
-        "note": dataset.get("note"),
+        "trained": {"standard": "plainly"}.get(training["method"], f"by {inline(training['method'].upper())}"),
+        "dataset": inline(dataset["name"]),
+        "split": inline(results.data.split or "test"),
+        "note": inline(dataset.get("note") or ""),
         "threat": threat,
         "rows": rows,
-        "targets": results.attacks.get("autoattack", "").partition(", ")[2],
-        "warnings": results.warnings,
+        "targets": inline(results.attacks.get("autoattack", "").partition(", ")[2]),
+        "warnings": list(map(inline, results.warnings)),
         "input_size": config["pretrained_cfg"]["input_size"],
         "num_classes": config["num_classes"],
         "has_aux": (folder / AUX_NORM).exists(),
@@ -78,8 +82,8 @@ def _facts(folder: Path, config: dict[str, Any], results: Robustness, curves: Cu
         "mix": [{"mix": f"{mix:g}", "clean": _half(point.clean), "pgd": _half(point.pgd)} for mix, point in curves.mix],
         "mix_here": f"{config.get('mix', 0):g}",
         "mix_n": curves.mix[0][1].pgd.n if curves.mix and curves.mix[0][1].pgd else 0,
-        "training": f"{training['epochs']} epochs, seed {training['seed']}, {_duration(seconds)} on {results.device}.",
-        "command": (folder / "command.txt").read_text().strip(),
+        "training": f"{training['epochs']} epochs, seed {training['seed']}, {_duration(seconds)} on {device}.",
+        "command": fenced((folder / "command.txt").read_text().strip(), "bash"),
     }
 
 
@@ -94,7 +98,7 @@ def _model_index(results: Robustness, dataset: dict[str, Any]) -> list[EvalResul
         found.append(
             EvalResult(
                 task_type="image-classification",
-                dataset_type=dataset.get("id") or results.data.name,
+                dataset_type=dataset.get("id") or _slug(results.data.name),
                 dataset_name=dataset["name"],
                 dataset_split=results.data.split or "test",
                 metric_type="accuracy",
@@ -130,6 +134,14 @@ def _named(results: Robustness) -> list[tuple[str, Score]]:
         (f"AutoAttack {threat}", results.autoattack),
     )
     return [(name, score) for name, score in scores if score is not None]
+
+
+def _slug(name: str) -> str:
+    """A data set's name as the Hub takes it: ORG/NAME or NAME."""
+    parts = [re.sub(r"[^\w.-]+", "-", part).strip("-.") for part in name.split("/")[-2:]]
+    if len(parts) == 2 and parts[0] in ("hfds", "hfids", "tfds", "wds", "torch"):
+        parts = parts[1:]
+    return "/".join(filter(None, parts)) or "unknown"
 
 
 def _duration(seconds: float) -> str:

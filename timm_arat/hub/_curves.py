@@ -1,18 +1,22 @@
 """What a card shows beside its results: accuracy against eps, and against the mix of the two branches; measured."""
 
 import json
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 from safetensors.torch import load_file
 from torch import nn
 
 from ..evaluation import Robustness, evaluate
+from ..models import create
+from ..models._json import read_json
 from ..models._weights import AUX_NORM, WEIGHTS
 from ..norm import convert_split_norm, load_split_state_dict, merge_split_norm
+from ._public import public_command
 
 FILE = "curves.json"
 EPS_SHARES = (0.25, 0.5, 1.0, 1.5, 2.0)  # of the eps that the model was trained for
@@ -35,11 +39,15 @@ class Curves:
 
     @staticmethod
     def load(folder: Path) -> "Curves":
-        fields = json.loads((folder / FILE).read_text())
-        return Curves(
-            tuple(map(Robustness.from_json, fields["eps"])),
-            tuple((point["mix"], Robustness.from_json(point["result"])) for point in fields["mix"]),
-        )
+        """ValueError, naming the file, if it is not what `save` wrote."""
+        fields = read_json(folder / FILE)
+        try:
+            return Curves(
+                tuple(map(Robustness.from_json, fields["eps"])),
+                tuple((point["mix"], Robustness.from_json(point["result"])) for point in fields["mix"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{folder / FILE} is not what assembling a run writes ({error}): do it again") from error
 
 
 def measure(folder: Path, data: Any, results: Robustness, images: int) -> Curves:
@@ -53,9 +61,10 @@ def measure(folder: Path, data: Any, results: Robustness, images: int) -> Curves
         norm=results.norm,
         seed=results.seed,
         batch_size=results.batch_size,
+        command=public_command(shlex.join(sys.argv)),
     )
     name, eps = folder.name, results.eps
-    plain = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    plain = create(f"local-dir:{folder}", pretrained=True)
     at_eps = tuple(evaluate(plain, data, eps=share * eps, name=name, **settings) for share in EPS_SHARES)
     if not (folder / AUX_NORM).exists():
         return Curves(at_eps)
@@ -68,7 +77,7 @@ def measure(folder: Path, data: Any, results: Robustness, images: int) -> Curves
 
 def split_model(folder: Path) -> nn.Module:
     """The model in `folder` with both of its branches."""
-    model = convert_split_norm(timm.create_model(f"local-dir:{folder}", pretrained=True))
+    model = convert_split_norm(create(f"local-dir:{folder}", pretrained=True))
     load_split_state_dict(model, load_file(folder / WEIGHTS) | load_file(folder / AUX_NORM), swap=False)
     return model
 

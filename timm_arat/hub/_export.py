@@ -1,16 +1,18 @@
 """Export: a trained backbone as the plain timm folder that the Hub and `timm.create_model` know."""
 
-import json
+import os
+import tempfile
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import nn
 
+from ..models import create
+from ..models._json import read_config
 from ..models._weights import AUX_NORM, WEIGHTS
 from ..norm import is_split, merge_split_norm, norm_branch, split_norms
 
@@ -32,15 +34,18 @@ def export(
 
     Args:
         model: A timm model, with or without split norms; it is left as it is.
-        folder: Where to write; existing files of these names are replaced.
+        folder: Where to write. An export that is there already is replaced, once the new one was read back; other
+            files stay as they are.
         mix: Share of the auxiliary branch in the norms that are written, in [0, 1]; see `merge_split_norm`.
         model_args: What `timm.create_model` was given beyond the name and the number of classes.
         facts: Further top-level entries of config.json, such as the threat model.
 
     Raises:
-        ValueError: the folder does not give back the logits of `model`, bit for bit.
+        ValueError: the export does not give back the logits of `model`, bit for bit, or `folder` holds a config.json or
+            weights that are no export of a timm model; what is there is left as it was.
     """
     folder = Path(folder)
+    _check_free(folder)
     plain = deepcopy(model).eval()
     # Loaded weights are contiguous; the same memory format everywhere makes equal logits equal to the last bit.
     plain = plain.cpu().to(memory_format=torch.contiguous_format)
@@ -52,12 +57,34 @@ def export(
     # split_norm is an argument of our names; what is written is plain. timm keeps its own record of the arguments.
     args = {key: value for key, value in (model_args or {}).items() if key != "split_norm"}
     getattr(plain, "_model_args", {}).pop("split_norm", None)
-    save_for_hf(plain, str(folder), model_config=facts, model_args=args, safe_serialization=True)
-    (folder / AUX_NORM).unlink(missing_ok=True)
-    if aux:
-        save_file(aux, folder / AUX_NORM)
-    _verify(model, plain, folder, mixed=bool(mix))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export.", dir=folder) as partial:
+        aside = Path(partial)
+        save_for_hf(plain, str(aside), model_config=facts, model_args=args, safe_serialization=True)
+        if aux:
+            save_file(aux, aside / AUX_NORM)
+        _verify(model, plain, aside, folder, mixed=bool(mix))
+        # A move replaces a link, where writing would go through it to somebody's other file.
+        for name in (WEIGHTS, AUX_NORM, "config.json"):
+            if (aside / name).exists():
+                os.replace(aside / name, folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
     return folder
+
+
+def _check_free(folder: Path) -> None:
+    """ValueError where a file that is no export's would be replaced."""
+    there = [name for name in ("config.json", WEIGHTS, AUX_NORM) if os.path.lexists(folder / name)]
+    if not there:
+        return
+    try:
+        read_config(folder / "config.json")
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{folder} holds {' and '.join(there)} and is no exported model ({error}): nothing there is touched, give "
+            "another folder"
+        ) from error
 
 
 def aux_norm(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -66,10 +93,11 @@ def aux_norm(model: nn.Module) -> dict[str, torch.Tensor]:
     return {key: value.clone().contiguous() for key, value in model.state_dict().items() if key.startswith(prefixes)}
 
 
-def _verify(model: nn.Module, plain: nn.Module, folder: Path, mixed: bool) -> None:
-    saved = load_file(folder / WEIGHTS)
-    config = json.loads((folder / "config.json").read_text())
-    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+def _verify(model: nn.Module, plain: nn.Module, aside: Path, folder: Path, mixed: bool) -> None:
+    """ValueError unless what lies in `aside`, and is meant for `folder`, gives back the logits."""
+    saved = load_file(aside / WEIGHTS)
+    config = read_config(aside / "config.json")
+    loaded = create(f"local-dir:{aside}", pretrained=True).eval()
     size = config["pretrained_cfg"]["input_size"]
     x = torch.rand((2, *size), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -3,26 +3,29 @@
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor
 
 from ..attacks import PGD
 from ..evaluation import Robustness, eps_text
+from ..models import create
 from ..pixels import in_pixels
 from ._curves import Curves, points
 
 COLUMNS = 8  # images of the grid
+LETTERS = 24  # of a class's name
 
 
 def draw(folder: Path, results: Robustness, curves: Curves, images: tuple[Tensor, Tensor], labels: list[str]) -> None:
     """Write eps.png, classes.png, examples.png and, with two branches, mix.png into `folder`.
 
-    images: x, Nx3xHxW (or Nx1xHxW) in [0, 1], and y, N; of them the grid shows the first that are classified rightly.
+    images: x, Nx3xHxW (or Nx1xHxW) in [0, 1], and y, N; of them the grid shows the first that are classified rightly,
+            or the first where none is.
     """
+    labels = [_short(label) for label in labels]
     _figure(folder / "eps.png", (5, 3.4), lambda axis: _eps(axis, results, curves))
     _figure(folder / "classes.png", (6, 3.4), lambda axis: _classes(axis, results, labels))
-    model = in_pixels(timm.create_model(f"local-dir:{folder}", pretrained=True)).eval()
+    model = in_pixels(create(f"local-dir:{folder}", pretrained=True)).eval()
     _examples(folder / "examples.png", model, images, results, labels)
     if curves.mix:
         _figure(folder / "mix.png", (5, 3.4), lambda axis: _mix(axis, curves))
@@ -51,14 +54,13 @@ def _eps(axis: Any, results: Robustness, curves: Curves) -> None:
     axis.errorbar(
         [scale * eps for eps, *_ in found],
         [100 * accuracy for _, accuracy, *_ in found],
-        yerr=[[100 * (a - low) for _, a, low, _ in found], [100 * (high - a) for _, a, _, high in found]],
+        yerr=_bars([(accuracy, low, high) for _, accuracy, low, high in found]),
         marker="o",
         capsize=3,
         label=f"PGD-20 (n={clean.n})",
     )
     if (official := results.autoattack) is not None:
-        low, high = official.interval
-        error = [[100 * (official.accuracy - low)], [100 * (high - official.accuracy)]]
+        error = _bars([(official.accuracy, *official.interval)])
         axis.errorbar(
             [scale * results.eps], [100 * official.accuracy], yerr=error, fmt="s", capsize=3,
             label=f"AutoAttack (n={official.n})",
@@ -70,6 +72,18 @@ def _eps(axis: Any, results: Robustness, curves: Curves) -> None:
     axis.legend()
 
 
+def _bars(found: list[tuple[float, float, float]]) -> list[list[float]]:
+    """Lengths of the error bars in %, below and above, of (accuracy, low, high); never below 0 by rounding."""
+    below = [100 * max(0.0, accuracy - low) for accuracy, low, _ in found]
+    above = [100 * max(0.0, high - accuracy) for accuracy, _, high in found]
+    return [below, above]
+
+
+def _short(label: str) -> str:
+    label = " ".join(label.split())
+    return label if len(label) <= LETTERS else f"{label[: LETTERS - 1]}\u2026"
+
+
 def _classes(axis: Any, results: Robustness, labels: list[str]) -> None:
     bars = {"clean": results.clean, "PGD-20": results.pgd, "AutoAttack": results.autoattack}
     drawn = {name: score for name, score in bars.items() if score is not None}
@@ -78,7 +92,10 @@ def _classes(axis: Any, results: Robustness, labels: list[str]) -> None:
         heights = [100 * right / n if n else 0.0 for right, n in score.per_class]
         positions = [k + (place - (len(drawn) - 1) / 2) * width for k in range(len(heights))]
         axis.bar(positions, heights, width, label=f"{name} (n={score.n})")
-    axis.set_xticks(range(len(labels)), labels, rotation=45 if max(map(len, labels)) > 2 else 0, ha="right")
+    # A class may be called $x_{, which is no formula.
+    axis.set_xticks(
+        range(len(labels)), labels, rotation=45 if max(map(len, labels)) > 2 else 0, ha="right", parse_math=False
+    )
     axis.set_ylabel("accuracy in %")
     axis.set_ylim(0, 100)
     axis.figure.legend(
@@ -105,10 +122,10 @@ def _examples(
     """Clean images, adversarial ones and the difference, with the model's predictions."""
     x, y = images
     with torch.no_grad():
-        chosen = (model(x).argmax(-1) == y).nonzero().flatten()[:COLUMNS]
-    if not len(chosen):
-        raise ValueError(f"none of {len(x)} images is classified rightly: there is nothing to show")
-    x, y = x[chosen], y[chosen]
+        clean = model(x).argmax(-1)
+    right = (clean == y).nonzero().flatten()
+    chosen = (right if len(right) else torch.arange(len(x)))[:COLUMNS]
+    x, y, clean = x[chosen], y[chosen], clean[chosen]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(results.seed)
         x_adv = PGD(norm=results.norm, eps=results.eps, steps=20)(model, x, y)  # type: ignore[arg-type]
@@ -116,7 +133,7 @@ def _examples(
         fooled = model(x_adv).argmax(-1)
     difference = x_adv - x
     rows = [
-        ("clean", x, y),
+        ("clean", x, clean),
         ("PGD-20", x_adv, fooled),
         ("difference", 0.5 + difference / (2 * difference.abs().amax((1, 2, 3), keepdim=True)), None),
     ]
@@ -129,6 +146,11 @@ def _examples(
             axis.set_yticks([])
             if predicted is not None:
                 wrong = int(predicted[column]) != int(y[column])
-                axis.set_title(labels[int(predicted[column])], fontsize="small", color="tab:red" if wrong else "black")
+                axis.set_title(
+                    labels[int(predicted[column])],
+                    fontsize="small",
+                    color="tab:red" if wrong else "black",
+                    parse_math=False,
+                )
         axis_row[0].set_ylabel(title)
     figure.savefig(path, dpi=110)

@@ -8,11 +8,14 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError  # its client's, httpx or httpx2
 
+from ..models._json import read_json
+from ..models._secrets import without_password
 from ..models._weights import RECORD, WEIGHTS
-from ._assemble import check_results, write_card
+from ._agree import check_folder
+from ._assemble import write_card
 from ._card import render
+from ._files import MARK, NAMES, check_plain, files
 
-KEPT = (".gitattributes",)  # the Hub's own
 Operation = CommitOperationAdd | CommitOperationDelete
 
 
@@ -45,8 +48,9 @@ def publish(
 ) -> Published:
     """Create or update the Hub repository of an assembled checkpoint (`assemble`), in one commit, and tag it.
 
-    The repository will hold the files of `folder` and no others. Files that it has already are not sent again, so a
-    call after a failure goes on where that one stopped, and a call without a change makes no commit. The token is
+    The files of a checkpoint in `folder` are sent, by name; others in it are not, and others in the repository stay.
+    Files that it has already are not sent again, so a call after a failure goes on where that one stopped, and a call
+    without a change makes no commit. The token is
     huggingface_hub's (`hf auth login`, or HF_TOKEN), HF_ENDPOINT chooses another server. Notes the commit and the
     weights' sha256 in `folder`/hub.json, which the registry reads.
 
@@ -59,8 +63,9 @@ def publish(
         tag: Version; v1, v2, ... if not given: the next one where something changed.
 
     Raises:
-        ValueError: the folder was not evaluated, its results are of other weights, its card is not what its JSON gives,
-            or the tag is taken by another commit.
+        ValueError: the folder was not evaluated, its results are of other weights or for another threat, its card is
+            not what its JSON gives, one of its files is a link, the repository holds files of these names that are no
+            checkpoint of ours, or the tag is taken by another commit.
         OSError: the Hub refused or could not be reached; nothing is half published, and the same call goes on.
     """
     folder = Path(folder)
@@ -79,8 +84,9 @@ def publish(
         )
         sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         if create_pr:
-            return Published(repo_id, commit.oid, sha256, None, commit.pr_url or commit.commit_url)
-        published = Published(repo_id, commit.oid, sha256, _tag(api, repo_id, commit.oid, tag), commit.commit_url)
+            return Published(repo_id, commit.oid, sha256, None, without_password(commit.pr_url or commit.commit_url))
+        version, url = _tag(api, repo_id, commit.oid, tag), without_password(commit.commit_url)
+        published = Published(repo_id, commit.oid, sha256, version, url)
     except (HTTPError, LocalTokenNotFoundError, ConnectionError) as error:
         raise OSError(_why_not(error, repo_id)) from error
     except RuntimeError as error:  # of an upload, around what went wrong
@@ -95,8 +101,11 @@ def check(folder: Path, repo_id: str | None = None) -> str:
     """Refuse a folder that must not be published; returns the repository's name. The card is rendered anew for it."""
     if not (folder / RECORD).is_file():
         raise ValueError(f"{folder} is not an assembled checkpoint: give a finished run, or assemble it first")
-    check_results(folder, folder / "results.json")
-    assembled_for = json.loads((folder / RECORD).read_text())["repo_id"]
+    assembled_for = read_json(check_plain(folder, RECORD)).get("repo_id")
+    if not isinstance(assembled_for, str):
+        raise ValueError(f"{folder / RECORD} names no repo_id: assemble the folder from its run again")
+    files(folder)  # refuses links
+    check_folder(folder)
     for name, text in render(folder, assembled_for).items():
         there = (folder / name).read_text() if (folder / name).is_file() else None
         if there != text:
@@ -110,17 +119,17 @@ def check(folder: Path, repo_id: str | None = None) -> str:
     return repo_id
 
 
-def files(folder: Path) -> list[str]:
-    """Paths, in the repository, of what `folder` publishes."""
-    found = (str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file())
-    return [name for name in found if name != RECORD]
-
-
 def _operations(api: HfApi, folder: Path, repo_id: str, head: str | None) -> list[Operation]:
-    """What turns the repository into `folder`; unchanged files are left out by the client."""
+    """What brings the checkpoint in the repository up to `folder`; unchanged files are left out by the client."""
     mine = files(folder)
     theirs = api.list_repo_files(repo_id, revision=head)
-    gone = [name for name in theirs if name not in mine and name not in KEPT]
+    taken = [name for name in theirs if name in NAMES]
+    if taken and not set(MARK) <= set(theirs):
+        raise ValueError(
+            f"{repo_id} holds {', '.join(taken)} and no checkpoint of this program: nothing there is replaced. Give "
+            "another --repo-id, or take them away there"
+        )
+    gone = [name for name in taken if name not in mine]
     add = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in mine]
     return [*add, *(CommitOperationDelete(path_in_repo=name) for name in gone)]
 
@@ -160,5 +169,5 @@ def _why_not(error: BaseException, repo_id: str) -> str:
         return f"your token may not write {repo_id}: take one with write access, or another --repo-id"
     if status == 412:
         return f"somebody changed {repo_id} meanwhile: call this again to publish on top of it"
-    said = " ".join(str(error).split())[:300]
+    said = without_password(" ".join(str(error).split()))[:300]
     return f"{repo_id} was not published ({said}): the same command goes on, what was sent already is not sent again"

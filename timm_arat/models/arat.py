@@ -1,7 +1,8 @@
 """`<backbone>_arat`: timm's and our backbones with robust weights, a plain model each.
 
 A name's tags say data and threat, DATA_THREAT: `cifar10_linf8` is CIFAR-10 within 8/255 of linf. Every planned
-checkpoint has its tag; one with weights has a folder of hub_cards/ that holds them or says where on the Hub they lie.
+checkpoint has its tag; one with weights has a folder of hub_cards/ that holds them or says where on the Hub they lie,
+and a folder of another tag adds that tag behind the planned ones.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +19,8 @@ from torch import nn
 from .. import norm  # the module: it may be what is just being imported, and imports timm, which imports us
 from . import _weights, resnet_cifar, wide_resnet_cifar  # noqa: F401  # their backbones are registered first
 
-IMAGENET = {"in1k_linf4": 1000}
+# The planned checkpoints. A name without a tag is the first of its tags that has weights, in this order.
+IMAGENET = {"in1k_linf4": 1000, "imagenette_linf8": 10}
 CIFAR = {"cifar10_linf8": 10, "cifar100_linf8": 100}
 SOURCES = ("file", "url", "hf_hub_id", "hf_hub_filename", "state_dict", "source")
 default_cfgs: dict[str, Any] = {}
@@ -32,7 +34,8 @@ def register(backbone: str, tags: Mapping[str, int] = IMAGENET) -> Callable[...,
 
     Args:
         backbone: Any name of `timm.list_models()`.
-        tags: Number of classes of each planned checkpoint, by its tag, DATA_THREAT.
+        tags: Number of classes of each planned checkpoint, by its tag, DATA_THREAT, the best first: a name without a
+            tag is the first of them that has weights.
 
     Raises:
         ValueError: timm knows no such backbone.
@@ -54,9 +57,10 @@ def register(backbone: str, tags: Mapping[str, int] = IMAGENET) -> Callable[...,
         checkpoint = f"{name}.{cfg.tag}" if cfg.tag else name
         local = cfg
         if pretrained and not cfg.state_dict:
-            file = str(_weights.fetch(cfg, checkpoint, cache_dir=cache_dir))
+            file = _weights.fetch(cfg, checkpoint, cache_dir=cache_dir)
+            _weights.describe(cfg, checkpoint, file)
             # Once fetched it is a file, wherever it came from; `source` would send timm there again.
-            local = replace(cfg, file=file, source=None)
+            local = replace(cfg, file=str(file), source=None, custom_load=False)
         model = timm.model_entrypoint(backbone)(pretrained=pretrained, pretrained_cfg=local, **kwargs)
         if split_norm:
             norm.convert_split_norm(model)
@@ -66,6 +70,7 @@ def register(backbone: str, tags: Mapping[str, int] = IMAGENET) -> Callable[...,
 
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"{backbone}, adversarially trained by ARAT (arXiv:2402.14648). split_norm=True: both branches."
+    tags = {**tags, **{tag: 1000 for tag in _weights.tags(name) if tag not in tags}}
     default_cfgs.update(
         generate_default_cfgs({f"{name}.{tag}": _cfg(backbone, name, tag, classes) for tag, classes in tags.items()})
     )

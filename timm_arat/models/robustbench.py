@@ -38,4 +38,5 @@ def _register(name: str, tag: str) -> None:
 
 for _name, _cfgs in list(default_cfgs.items()):
     for _tag in _cfgs.tags:
-        _register(_name, _tag)
+        if _tag.partition("_")[0] in DATASETS and _tag.count("_") == 1:
+            _register(_name, _tag)
