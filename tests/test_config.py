@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import pytest
 
-from timm_arat.config import cli, dump, nearest, read, recipes
+from timm_arat.config import cli, dump, read, recipes
+from timm_arat.names import nearest
 
 
 @dataclass(frozen=True)

@@ -257,7 +257,6 @@ def test_pixels_outside_0_1_and_labels_out_of_range_are_refused():
     "fields, wanted",
     [
         (dict(batch_size=0), "batch_size=0"),
-        (dict(eval_batch_size=-1), "eval_batch_size=-1"),
         (dict(image_size=0), "image_size=0 is not at least 1"),
         (dict(image_size=-8), "image_size=-8"),
         (dict(num_classes=0), "num_classes=0"),

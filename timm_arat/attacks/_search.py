@@ -79,6 +79,7 @@ def _climb(attack: PGD, model: nn.Module, x: Tensor, objective: Objective, start
     x_adv = ball.project(ball.start(x, attack.radius), x, attack.radius) if attack.random_start else x
     if start is not None:
         x_adv = ball.project(torch.where(start.isnan(), x_adv, start.detach()), x, attack.radius)
+    step = ball.stepper(x, attack.radius, attack.step_length, attack.steps)
     best = _Best(x)
     zero_grad = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for _ in range(attack.steps):
@@ -86,7 +87,7 @@ def _climb(attack: PGD, model: nn.Module, x: Tensor, objective: Objective, start
         if attack.keep_best:
             best.update(x_adv, loss)
         zero_grad |= grad.abs().amax((1, 2, 3)) == 0
-        x_adv = ball.project(ball.step(x_adv, grad, attack.step_length), x, attack.radius)
+        x_adv = step(x_adv, grad)
     if attack.keep_best:
         best.update(x_adv, _loss(model, x_adv, objective))
         x_adv = best.x_adv

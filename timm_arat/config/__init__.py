@@ -5,6 +5,5 @@ from timm_arat.config.command import is_main_process as is_main_process
 from timm_arat.config.files import recipes as recipes
 from timm_arat.config.reader import dump as dump
 from timm_arat.config.reader import read as read
-from timm_arat.config.typos import nearest as nearest
 
-__all__ = ["cli", "dump", "is_main_process", "nearest", "read", "recipes"]
+__all__ = ["cli", "dump", "is_main_process", "read", "recipes"]

@@ -6,7 +6,7 @@ from typing import Any
 from jsonargparse import get_loader
 from yaml import YAMLError
 
-from timm_arat.config.typos import nearest
+from timm_arat.names import nearest
 
 _PACKAGE = Path(__file__).parents[1]
 

@@ -14,8 +14,8 @@ from timm_arat.config.command import is_main_process
 from timm_arat.config.help import help_text
 from timm_arat.config.options import Option, build, options
 from timm_arat.config.settings import Setting, from_words, from_yaml
-from timm_arat.config.typos import nearest
 from timm_arat.config.variants import Variant, Variants, variants_of
+from timm_arat.names import nearest
 
 T = TypeVar("T")
 _ITEM = Option(Any, MISSING, "")  # of a free mapping

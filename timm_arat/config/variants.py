@@ -7,7 +7,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from timm_arat.config.options import Option, build, default_of, options
 from timm_arat.config.settings import Setting
-from timm_arat.config.typos import nearest
+from timm_arat.names import nearest
 
 Variants = Mapping[str, Mapping[str, type]]
 

@@ -19,7 +19,6 @@ class DataConfig:
         val_size: Images held out of the training split to choose the checkpoint by, where there is no val_split.
         val_seed: Seed of the choice of held-out images.
         batch_size: Training images per process and step.
-        eval_batch_size: Evaluation images per process and step.
         num_classes: Number of classes; null takes the data set's.
         input_key: Column of the images, where they have another than timm's default (hfds/...).
         target_key: Column of the labels, likewise.
@@ -48,7 +47,6 @@ class DataConfig:
     val_size: int = 0
     val_seed: int = 0
     batch_size: int = 128
-    eval_batch_size: int = 256
     num_classes: int | None = None
     input_key: str | None = None
     target_key: str | None = None
@@ -65,7 +63,7 @@ class DataConfig:
     cache: Literal["auto", "always", "never"] = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "eval_batch_size", "num_classes", "image_size"):
+        for name in ("batch_size", "num_classes", "image_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is not at least 1")

@@ -3,12 +3,12 @@
 import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import put_in_place
 from . import generators
 from .state import load_tree, save_tree
 
@@ -52,10 +52,7 @@ def save(session: "Session", folder: Path, epoch: int, step: int) -> Path:
         files = {path.name: _sha256(path) for path in sorted(aside.iterdir())}
         manifest = {"format": FORMAT, "epoch": epoch, "step": step, "files": files}
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        _sync(aside)
-        shutil.rmtree(final, ignore_errors=True)
-        aside.rename(final)
-        _sync_folder(folder)
+        put_in_place(aside, final)
         for old in _sorted(folder)[: -session.config.keep_checkpoints]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
@@ -121,19 +118,3 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             found.update(block)
     return found.hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,6 +1,5 @@
 """What a run tells: a progress bar for a person, lines for a pipe, rows for summary.jsonl and the trackers."""
 
-import json
 import math
 import sys
 import time
@@ -10,6 +9,8 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
+
+from ..files import append_row, read_rows
 
 
 class Log:
@@ -77,8 +78,7 @@ class Log:
         )
         if self.accelerator.is_main_process:
             full = {**row, **means}
-            with self.summary.open("a") as file:
-                file.write(json.dumps(full) + "\n")
+            append_row(self.summary, full)
         width = len(str(epochs))
         shown = ", ".join(f"{k.replace('_', ' ')} {100 * v:.1f} %" for k, v in row.items() if k.startswith("val_"))
         self.say(
@@ -88,10 +88,7 @@ class Log:
 
     def rows(self) -> list[dict[str, Any]]:
         """What summary.jsonl holds: one row an epoch, the newest where a resume repeated one."""
-        if not self.summary.exists():
-            return []
-        rows = (json.loads(line) for line in self.summary.read_text().splitlines())
-        return list({row["epoch"]: row for row in rows}.values())
+        return read_rows(self.summary) if self.summary.exists() else []
 
     def speed(self) -> tuple[float, float]:
         """Seconds of this epoch so far, and images a second over all processes."""

@@ -1,6 +1,5 @@
 """The backbone of a run, and the images in its size."""
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,8 @@ from torch import nn
 
 from ..data import Data, load
 from ..models import WeightsNotFoundError
+from ..models import create as create_safely
+from ..names import nearest
 from .config import ModelConfig, TrainConfig
 
 
@@ -32,10 +33,9 @@ def build_teacher(config: TrainConfig, model: nn.Module) -> nn.Module | None:
 def check_name(name: str, section: str) -> None:
     """ValueError, naming what is near, unless `name` is a timm model, a place of one, or a folder."""
     if not timm.is_model(name.split(".")[0]) and ":" not in name and not Path(name).is_dir():
-        near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
         raise ValueError(
-            f"{section}.name: timm knows no model {name!r}, and there is no such folder; near it are "
-            f"{', '.join(near) or 'none'}"
+            f"{section}.name: timm knows no model {name!r}, and there is no such folder; "
+            f"{nearest(name, timm.list_models(), most=3)}"
         )
 
 
@@ -50,7 +50,7 @@ def create(settings: ModelConfig, section: str, input_size: tuple[int, int, int]
         # Nothing was trained on another range of pixels: take them as they are.
         overlay = target | {"mean": (0.0,) * input_size[0], "std": (1.0,) * input_size[0]}
     try:
-        model: Any = timm.create_model(name, pretrained=settings.pretrained, pretrained_cfg_overlay=overlay, **kwargs)
+        model: Any = create_safely(name, settings.pretrained, pretrained_cfg_overlay=overlay, **kwargs)
     except TypeError as error:
         raise ValueError(f"{section}.kwargs: {name} does not take them: {error}") from error
     except WeightsNotFoundError as error:

@@ -1,7 +1,6 @@
 """Optimizer and learning-rate schedule, timm's by their names."""
 
 import inspect
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 
 from ..methods import Method
+from ..names import nearest
 from .config import TrainConfig
 
 
@@ -17,9 +17,8 @@ def build_optimizer(config: TrainConfig, method: Method) -> torch.optim.Optimize
     """timm's optimizer over the whole method: backbone, both branches, predictors."""
     settings = config.optimizer
     if settings.name not in list_optimizers():
-        near = get_close_matches(settings.name, list_optimizers(), n=3, cutoff=0.4)
         raise ValueError(
-            f"optimizer.name: timm knows no {settings.name!r}; near it are {', '.join(map(str, near)) or 'none'}"
+            f"optimizer.name: timm knows no {settings.name!r}; {nearest(settings.name, map(str, list_optimizers()), 3)}"
         )
     kwargs = dict(settings.kwargs)
     fuses = "fused" in inspect.signature(get_optimizer_class(settings.name, bind_defaults=False)).parameters

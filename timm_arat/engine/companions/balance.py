@@ -24,7 +24,7 @@ class Balance(Companion):
         if config.balance.images == "plain":
             self.images = tensors(train, indices)
         else:
-            self.images = stack(SeededBatches(train, config.seed).__getitems__(indices.tolist()))
+            self.images = stack(SeededBatches(train, config.seed, mix=False).__getitems__(indices.tolist()))
 
     @classmethod
     def wanted(cls, config: TrainConfig, method: Method) -> bool:
