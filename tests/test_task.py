@@ -56,7 +56,8 @@ def test_some_steps_as_timms_loop_takes_them(batch):
     assert {"state_dict", "task_state"} <= state.keys() and "predictors.0.0.weight" in state["task_state"]
     fresh = build(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
     fresh.load_checkpoint_state(state["state_dict"], state["task_state"])
-    assert all(torch.equal(a, b) for a, b in zip(fresh.method.state_dict().values(), task.method.state_dict().values()))
+    loaded = fresh.method.state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in task.method.state_dict().items())
     averaged = task.get_eval_model(ema=True)
     assert not torch.equal(averaged.conv1.weight, model.conv1.weight)
     evaluator = task.create_evaluator()
