@@ -4,6 +4,7 @@ from .evaluation import evaluate as evaluate
 from .hub import export as export
 from .hub import publish as publish
 from .methods import ARAT as ARAT
+from .methods import MART as MART
 from .methods import TRADES as TRADES
 from .methods import Madry as Madry
 from .methods import Standard as Standard

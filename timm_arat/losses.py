@@ -27,3 +27,8 @@ def prediction_divergence(logits: Tensor, logits_adv: Tensor) -> Tensor:
     The regulariser of TRADES (arXiv:1901.08573, Alg. 1) as the authors' code has it: p is no constant.
     """
     return F.kl_div(logits_adv.log_softmax(-1), logits.log_softmax(-1), reduction="batchmean", log_target=True)
+
+
+def one_hot(y: Tensor, logits: Tensor) -> Tensor:
+    """Labels as shares of the K classes of `logits`: classes N or shares NxK to NxK, in the type of `logits`."""
+    return (y if y.ndim == 2 else F.one_hot(y, logits.shape[-1])).to(logits.dtype)

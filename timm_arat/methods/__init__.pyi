@@ -5,10 +5,12 @@ from .arat import ARAT as ARAT
 from .configs import CONFIGS as CONFIGS
 from .configs import ARATConfig as ARATConfig
 from .configs import MadryConfig as MadryConfig
+from .configs import MARTConfig as MARTConfig
 from .configs import StandardConfig as StandardConfig
 from .configs import TRADESConfig as TRADESConfig
 from .configs import method_class as method_class
 from .configs import method_name as method_name
 from .madry import Madry as Madry
+from .mart import MART as MART
 from .standard import Standard as Standard
 from .trades import TRADES as TRADES

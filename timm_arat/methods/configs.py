@@ -85,6 +85,22 @@ class TRADESConfig:
             raise ValueError(f"beta={self.beta} is not at least 0")
 
 
+@row("mart", "MART")
+@dataclass(frozen=True)
+class MARTConfig:
+    """MART: adversarial cross-entropy with a margin, and a pull that is strong where a clean image is not recognised.
+
+    Attributes:
+        weight: Weight lambda of that pull (the authors' code: 5 for ResNet-18, 6 for WRN-34-10).
+    """
+
+    weight: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise ValueError(f"weight={self.weight} is not at least 0")
+
+
 @row("arat", "ARAT")
 @dataclass(frozen=True)
 class ARATConfig:
