@@ -74,7 +74,7 @@ def reestimate(method: Method, batches: Iterable[tuple[Tensor, Tensor]]) -> None
     """Replace the running statistics of every BatchNorm, both branches, by their mean over `batches`, in place.
 
     Averaged weights have activations of their own, so the statistics of the steps do not fit them. Each batch takes the
-    method's own forward, so each branch sees its kind of image; the attack uses the batch's statistics meanwhile.
+    method's own passes, in float32, so each branch sees its kind of image; the attack uses the batch's statistics.
     """
     # modules() has each branch of a split norm as a module of its own, once.
     frozen = {id(norm) for norm in method.frozen_norms}
@@ -89,7 +89,7 @@ def reestimate(method: Method, batches: Iterable[tuple[Tensor, Tensor]]) -> None
             method.train()
             for x, y in batches:
                 x, x_adv = method.perturb(x, y, attack=attack)
-                method(x, y, x_adv)
+                method.terms(x, y, x_adv)  # not `method(...)`, whose forward accelerate has put under autocast
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
