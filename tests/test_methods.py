@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from timm_arat import ARAT, PGD, TRADES, Madry, Standard
+from timm_arat import ARAT, PGD, Madry, Standard
 from timm_arat.methods import CONFIGS, ARATConfig, method_class
 from timm_arat.norm import is_split, norm_branch, split_norms
 from timm_arat.taps import tap
