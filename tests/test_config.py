@@ -159,10 +159,77 @@ def test_free_mappings_take_single_keys_and_do_not_share_the_default(recipe):
     assert Model().kwargs == {}
 
 
-def test_another_name_keeps_what_both_have_and_says_what_it_leaves(recipe, capsys):
-    config = run("--config", recipe, "--method.name", "madry", "--method.smoothing", "0.2")
-    assert config.method == Madry(Attack(eps=16 / 255, steps=3), 0.2)
-    assert "'madry' now, which has no method.weight: left out" in capsys.readouterr().err
+BELONGINGS = {"model.name": ("model.kwargs",)}
+
+
+def test_another_name_on_the_command_line_drops_what_belonged_to_the_old_one_and_says_so(recipe, capsys):
+    config = run("--config", recipe, "--method.name", "madry", "--method.smoothing", "0.2", belongings=BELONGINGS)
+    assert config.method == Madry(Attack(), 0.2) and config.model == Model("resnet18", {"layers": [1, 1]})
+    said = "train: left out, since they belong to another: method.weight, method.attack.eps, method.attack.steps\n"
+    assert capsys.readouterr().err == said
+    assert run("--config", recipe, "--method", "madry", "--method.smoothing", "0.2").method == config.method
+    capsys.readouterr()
+
+    config = run("--config", recipe, "--model.name", "vit", "--model.kwargs.depth", "3", belongings=BELONGINGS)
+    assert config.model == Model("vit", {"depth": 3}) and config.method.weight == 30
+    assert capsys.readouterr().err == "train: left out, since they belong to another: model.kwargs\n"
+    assert run("--config", recipe, "--model.name", "vit").model.kwargs == {"layers": [1, 1]}, "belongs to nothing here"
+
+
+@pytest.mark.parametrize(
+    "words", [("--method.name", "arat"), ("--model.name", "resnet18"), ("--optim.lr", "1")], ids=str
+)
+def test_the_same_name_once_more_drops_nothing(words, recipe, capsys):
+    config = run("--config", recipe, *words, belongings=BELONGINGS)
+    assert config.method.attack == Attack(eps=16 / 255, steps=3) and config.model.kwargs == {"layers": [1, 1]}
+    assert capsys.readouterr().err == ""
+
+
+def test_another_name_than_the_default_drops_what_was_written_for_the_default(tmp_path, capsys):
+    """Of the default's method and network, whose names a recipe need not write."""
+    (tmp_path / "low.yaml").write_text("method: {weight: 3}\nmodel: {kwargs: {a: 1}}\n")
+    low = str(tmp_path / "low.yaml")
+    assert run("--config", low).method.weight == 3
+    assert run("--config", low, "--method.name", "madry", belongings=BELONGINGS).method == Madry()
+    assert run("--config", low, "--model.name", "vit", belongings=BELONGINGS).model == Model("vit")
+    assert run("--config", low, "--model.name", Model().name, belongings=BELONGINGS).model.kwargs == {"a": 1}
+
+
+def test_another_name_in_a_recipe_drops_what_its_base_said_of_the_old_one(recipe, tmp_path, capsys):
+    lines = {
+        "method": "method: {name: madry, smoothing: 0.5}",
+        "again": "method: {name: arat, weight: 2}",
+        "model": "model: {name: vit}",
+        "twin": "twin: null",
+    }
+    for name, line in lines.items():
+        (tmp_path / f"{name}.yaml").write_text(f"base: small\n{line}\n")
+    (tmp_path / "top.yaml").write_text("base: method\nmethod: {name: arat}\n")
+
+    def get(name):
+        return run("--config", str(tmp_path / f"{name}.yaml"), belongings=BELONGINGS)
+
+    assert get("method").method == Madry(smoothing=0.5)
+    assert get("again").method == Arat(2.0, attack=Attack(eps=16 / 255, steps=3)), "the same name goes on"
+    assert get("model").model == Model("vit") and get("model").method == get("small").method
+    assert get("twin").twin is None and get("method").twin == Standard(0.1)
+    assert get("top").method == Run().method, "each recipe is stacked on those below it, which drop among themselves"
+    assert capsys.readouterr().err == "", "a recipe that stands on another says nothing"
+
+
+def test_only_the_main_process_says_what_is_left_out(recipe, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert run("--config", recipe, "--method.name", "madry").method == Madry()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_default_recipe_is_not_read_where_the_command_line_names_what_it_is_about(recipe):
+    kwargs = dict(default=recipe, default_is_of="model.name")
+    assert run(**kwargs) == run("--config", recipe)
+    assert run("--optim.lr", "1", **kwargs).model.name == "resnet18"
+    assert run("--model.name", "vit", **kwargs) == Run(model=Model("vit"))
+    asked = run("--config", recipe, "--model.name", "vit", belongings=BELONGINGS, **kwargs)
+    assert (asked.model, asked.twin) == (Model("vit"), Standard(0.1)), "a recipe that is asked for is read"
 
 
 def test_the_defaults_of_the_root_belong_to_its_own_variant_only():
@@ -171,9 +238,10 @@ def test_the_defaults_of_the_root_belong_to_its_own_variant_only():
 
 
 def test_an_optional_variant_can_be_none(recipe, capsys):
-    assert run("--config", recipe, "--twin", "null").twin is None
     assert run("--twin.name", "standard").twin == Standard()
     assert "left out" not in capsys.readouterr().err
+    assert run("--config", recipe, "--twin", "null").twin is None
+    assert capsys.readouterr().err.endswith(": twin.smoothing\n")
     assert "method.name: null; wanted one of arat, madry, standard" in message("--method.name", "null")
 
 
@@ -271,7 +339,8 @@ def test_required_options_are_asked_for_by_name():
 def test_help_shows_groups_types_current_values_and_every_source_of_description(recipe, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit) as end:
-        run("--config", recipe, "--help", "--method.name", "madry")
+        args = "--method.name", "madry", "--method.attack.eps", "16/255", "--method.attack.steps", "3"
+        run("--config", recipe, "--help", *args)
     shown = capsys.readouterr().out
     assert end.value.code == 0
     for line in [
@@ -369,36 +438,61 @@ def test_a_recipe_stands_on_its_base(tmp_path):
         get("ring.yaml")
 
 
-def test_a_method_keeps_its_own_default_whatever_name_stood_there_before(tmp_path, capsys):
-    """The objective of the attack: ce, but for TRADES kl; a run's config.yaml has it written out."""
+def train_config(*words: str, **kwargs: Any) -> Any:
+    from timm_arat.engine.config import BELONGINGS, VARIANTS, TrainConfig
+
+    return read(TrainConfig, words, variants=VARIANTS, belongings=BELONGINGS, prog="x", description="", **kwargs)
+
+
+def test_what_a_recipe_says_of_its_method_data_or_network_goes_with_the_name(capsys):
     from timm_arat import PGD
-    from timm_arat.engine.config import VARIANTS, TrainConfig
-    from timm_arat.methods import ARATConfig, TRADESConfig
+    from timm_arat.engine.config import TrainConfig
+    from timm_arat.methods import TRADESConfig
 
-    def get(name, *words):
-        return read(TrainConfig, ["--config", str(name), *words], variants=VARIANTS, prog="x", description="").method
+    cifar = train_config("--config", "cifar10_resnet20")
+    trades = train_config("--config", "cifar10_resnet20_trades")
+    assert trades == replace(cifar, method=TRADESConfig(beta=6.0)), "the threat belongs to no method"
+    assert trades.attack == PGD(eps=8 / 255, steps=3)
+    assert train_config("--config", "cifar10_resnet20", "--method.name", "trades") == trades
+    assert capsys.readouterr().err == "x: left out, since they belong to another: method.weight\n"
 
-    trades = TRADESConfig(PGD(eps=8 / 255, steps=3, loss="kl"))
-    assert get("cifar10_resnet20_trades") == get("cifar10_resnet20", "--method.name", "trades") == trades
-    assert get("cifar10_resnet20_trades", "--method.attack.loss", "ce").attack.loss == "ce"
-    capsys.readouterr()
+    folder = train_config("--config", "cifar10_resnet20", "--data.name", "folder", "--data.image_size", "32")
+    assert (folder.data.root, folder.data.download, folder.data.image_size) == (None, False, 32)
+    assert (folder.data.crop, folder.data.val_size) == (cifar.data.crop, cifar.data.val_size)
+    assert capsys.readouterr().err == "x: left out, since they belong to another: data.root, data.download\n"
 
+    vit = train_config("--config", "digits", "--model.name", "test_vit").model
+    assert (vit.name, vit.kwargs) == ("test_vit", {})
+    other = train_config("--config", "digits", "--data.name", "folder")
+    assert (other.data.image_size, other.data.in_chans, other.model.kwargs) == (
+        None,
+        3,
+        {"layers": [1, 1], "channels": [16, 32]},
+    )
+
+    assert train_config(default="digits", default_is_of="data.name") == train_config("--config", "digits")
+    alone = train_config("--data.name", "folder", default="digits", default_is_of="data.name")
+    assert alone == replace(TrainConfig(), data=replace(TrainConfig().data, name="folder"))
+
+
+def test_a_run_s_config_is_read_back_and_built_on(tmp_path):
+    """The resolved YAML writes every setting out, those of the method, the twin and the network too."""
+    from timm_arat import PGD
+    from timm_arat.engine.config import VARIANTS, ModelConfig, TrainConfig, ValidationConfig
+    from timm_arat.methods import ARATConfig, MadryConfig, StandardConfig, TRADESConfig
+
+    config = TrainConfig(
+        model=ModelConfig("resnet18", kwargs={"drop_rate": 0.1}),
+        attack=PGD(norm="l2", eps=0.5, steps=3),
+        method=ARATConfig(weight=3.0, layers=("layer1", "layer2")),
+        twin=StandardConfig(0.1),
+        validation=ValidationConfig(steps=3, images=100, select="robust"),
+    )
     written = tmp_path / "config.yaml"
-    written.write_text(dump(TrainConfig(method=ARATConfig(PGD(steps=3))), variants=VARIANTS))
-    (tmp_path / "high.yaml").write_text("base: config\nmethod: {name: trades}\n")
-    (tmp_path / "ce.yaml").write_text("base: config\nmethod: {name: trades, attack: {loss: ce}}\n")
-    assert get(written, "--method.name", "trades") == trades
-    assert "no method.weight, " in (said := capsys.readouterr().err)
-    assert said.endswith(": left out; the default method.attack.loss kl: taken\n")
-    assert get(tmp_path / "high.yaml") == trades
-    assert get(tmp_path / "ce.yaml").attack.loss == "ce"
-    assert get(written, "--method.name", "trades", "--method.attack.loss", "ce").attack.loss == "ce"
-    assert get(written, "--method.name", "madry").attack == PGD(steps=3)
-
-    written.write_text(dump(TrainConfig(method=replace(trades, attack=PGD(steps=3))), variants=VARIANTS))
-    assert get(written).attack.loss == "ce"  # the same name: what is written stands
-    written.write_text(dump(TrainConfig(method=trades), variants=VARIANTS))
-    assert get(written, "--method.name", "madry").attack.loss == "ce"
+    written.write_text(dump(config, variants=VARIANTS))
+    assert train_config("--config", str(written)) == config
+    trades = train_config("--config", str(written), "--method.name", "trades", "--twin.name", "madry")
+    assert trades == replace(config, method=TRADESConfig(), twin=MadryConfig())
 
 
 def test_every_bundled_recipe_is_readable_and_survives_a_round_trip(tmp_path):

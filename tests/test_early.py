@@ -94,7 +94,7 @@ def test_arat_has_the_gradients_and_statistics_of_one_joint_pass(checkpointing):
     torch.manual_seed(0)
     model = timm.create_model("resnet20_cifar", layers=[1, 1], channels=[8, 16])
     method = ARAT(model, attack=PGD(steps=1)).double().train()
-    method.begin_epoch(0, 0.3)
+    method.set_clean_accuracy(0.3)
     other = copy.deepcopy(method)
     if checkpointing:
         method.model.set_grad_checkpointing(True)
@@ -103,7 +103,7 @@ def test_arat_has_the_gradients_and_statistics_of_one_joint_pass(checkpointing):
     found = method(x, y)["loss"]
     torch.manual_seed(2)
     with norm_branch(other.model, "main"):
-        x_adv = other.attack(other.pixels, x, y)
+        x_adv = other.attack(other.network, x, y)
     wanted = reference(other, x, x_adv, y)
     torch.testing.assert_close(found, wanted)
     found.backward()

@@ -2,8 +2,8 @@
 
 import copy
 import gc
+import pickle
 import weakref
-from types import SimpleNamespace
 
 import pytest
 import timm
@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from timm_arat import PGD, convert_split_norm, fold, norm_branch
-from timm_arat.fold import folded
+from timm_arat import ARAT, PGD, convert_split_norm, norm_branch
+from timm_arat.fold import Plan, _plan, folded
 
 
 def with_statistics(model):
@@ -175,7 +175,7 @@ def test_a_norm_that_does_more_than_it_seems_is_noticed(x, dtype):
 
 def test_an_error_on_the_way_leaves_the_model_as_it_was(x, monkeypatch):
     model = build("test_resnet")
-    wanted, fold_one, calls = model(x), fold._fold, []
+    wanted, fold_one, calls = model(x), _plan.fold, []
 
     def fails(*pair):
         calls.append(pair)
@@ -183,7 +183,7 @@ def test_an_error_on_the_way_leaves_the_model_as_it_was(x, monkeypatch):
             raise MemoryError
         return fold_one(*pair)
 
-    monkeypatch.setattr(fold, "_fold", fails)
+    monkeypatch.setattr(_plan, "fold", fails)
     with pytest.raises(MemoryError), folded(model, x[:2]):
         pass
     assert num_folded(model) == 0 and torch.equal(model(x), wanted)
@@ -201,48 +201,84 @@ def counted(model):
     return batches
 
 
-def test_what_was_found_is_folded_again_without_a_pass_and_with_the_weights_of_now(x):
-    model, x = build("test_efficientnet").double(), x.double()
+def test_a_plan_finds_once_and_folds_again_without_a_pass_and_with_the_weights_of_now(x):
+    model, x, plan = build("test_efficientnet").double(), x.double(), Plan()
     batches = counted(model)
-    with folded(model, x[:1]):
+    with plan.folded(model, x[:1]):
         pass
-    assert batches == [1, 1]
+    assert batches == [1, 1], "one to look, one to prove"
     with_statistics(model).conv_stem.weight.mul_(-1)
     wanted = logits_and_gradient(model, x)
     batches.clear()
-    with folded(model, x[:1]):
+    with plan.folded(model, x[:1]):
         assert batches == [] and num_folded(model) == ALL["test_efficientnet"] + 1
         found = logits_and_gradient(model, x)
     assert relative(found[0], wanted[0]) < 1e-9 and relative(found[1], wanted[1]) < 1e-9
+    batches.clear()
+    with folded(model, x[:1]):
+        assert batches == [1, 1], "the function keeps no plan"
 
 
-def swap_norm(model):
-    model.norm = nn.BatchNorm2d(3).eval()
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda plan: pickle.loads(pickle.dumps(plan))], ids=["deepcopy", "pickle"]
+)
+def test_a_copy_of_a_plan_is_empty(copied, x):
+    model, plan = build("test_resnet"), Plan()
+    with plan.folded(model, x[:1]):
+        pass
+    other, empty = copy.deepcopy(model), copied(plan)
+    batches = counted(other)
+    with empty.folded(other, x[:1]):
+        assert batches == [1, 1] and num_folded(other) == ALL["test_resnet"] + 1 and num_folded(model) == 0
 
 
-CHANGES = {
-    "hook": lambda model: model.conv.register_forward_hook(lambda *args: None),
-    "mode": lambda model: model.norm.train(),
-    "class": lambda model: setattr(
-        model, "__class__", type("Other", (Net,), {"forward": lambda net, x: x.mean((2, 3))})
-    ),
-    "attribute": lambda model: setattr(model, "run", lambda net, x: net.norm(net.conv(x) + x)),
-    "another layer": lambda model: setattr(model, "run", lambda net, x: net.norm(net.other(x))),
-    "module": swap_norm,
-    "method": lambda model: setattr(model.conv, "forward", lambda x: torch.conv2d(x, model.conv.weight).relu()),
+def test_a_copy_of_a_method_folds_its_own_network(x):
+    method = ARAT(timm.create_model("test_resnet", num_classes=10), attack=PGD(steps=1))
+    y = torch.zeros(3, dtype=torch.long)
+    method.perturb(x, y)
+    other = copy.deepcopy(method)
+    with torch.no_grad():
+        other.model.conv1[0].weight.mul_(-1)
+    torch.manual_seed(0)
+    _, found = other.perturb(x, y)
+    torch.manual_seed(0)
+    assert torch.equal(found, other.attack(other.network, x, y)), "and not that of the original"
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_plan_steps_aside_while_a_hook_is_there_that_came_later(register, x):
+    model, plan = build("test_resnet"), Plan()
+    counts = []
+    for hooked in (False, True, False):
+        handle = getattr(model.layer1[0].conv1, register)(lambda *args: None) if hooked else None
+        with plan.folded(model, x[:1]):
+            counts.append(num_folded(model))
+        if handle is not None:
+            handle.remove()
+    assert counts == [15, 0, 15]
+
+
+OTHERS = {
+    "size": lambda model, x: (x[..., :32, :32], torch.float32),
+    "type": lambda model, x: (x.double(), torch.float32),
+    "autocast": lambda model, x: (x, torch.bfloat16),
 }
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_model_that_changed_is_looked_at_again(change, x):
-    model = with_statistics(Net(lambda net, x: net.norm(net.conv(x))))
-    with folded(model, x[:1]):
-        assert num_folded(model) == 1
-    change(model)
-    wanted = copy.deepcopy(model)(x)
-    with folded(model, x[:1]):
-        assert not model.conv._forward_hooks or num_folded(model) == 0
-        assert relative(model(x), wanted) < 1e-5
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_images_of_another_kind_are_found_apart_and_those_of_another_number_are_not(other, x):
+    model, plan = build("test_resnet"), Plan()
+    batches = counted(model)
+
+    def passes(x, dtype=torch.float32):
+        batches.clear()
+        model.to(x.dtype)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), plan.folded(model, x):
+            assert num_folded(model) == 15 + 1
+        return len(batches)
+
+    assert [passes(x[:1]), passes(x[:2]), passes(*other(model, x[:1])), passes(*other(model, x[:1]))] == [2, 0, 2, 0]
+    assert passes(x[:1]) == 0, "and both are kept"
 
 
 def test_both_branches_of_a_split_norm_are_folded_in_turn(x):
@@ -254,16 +290,25 @@ def test_both_branches_of_a_split_norm_are_folded_in_turn(x):
                 assert num_folded(model) == ALL["test_resnet"] and relative(model(x), wanted) < 1e-9
 
 
-def test_a_norm_whose_folding_has_come_to_change_logits_is_left_after_some_uses(x, monkeypatch):
-    monkeypatch.setattr(fold, "USES", 3)
-    monkeypatch.setattr(fold, "_close", lambda found, wanted: float(model.norm.running_mean.sum()) < 100)
+def test_a_plan_holds_what_it_found_and_a_new_one_finds_what_is_now(x):
+    """A norm whose statistics have come to be such that its folding changes the logits is left by a new plan."""
     model = with_statistics(Net(lambda net, x: net.norm(net.conv(x))))
-    seen = []
-    for _ in range(5):
-        with folded(model, x[:1]):
+    plan, seen = Plan(), []
+    for each in (plan, plan, Plan(), plan):
+        with each.folded(model, x[:1]):
             seen.append(num_folded(model))
-        model.norm.running_mean.fill_(1000)
-    assert seen == [1, 1, 1, 0, 0]
+        nn.init.constant_(model.norm.running_mean, 1e10)
+        nn.init.constant_(model.conv.bias, 1e10)
+    assert seen == [1, 1, 0, 1]
+
+
+def test_a_plan_keeps_in_mind_that_nothing_may_be_folded(x):
+    model, plan = with_statistics(Net(UNSAFE["output used twice"])), Plan()
+    batches = counted(model)
+    for expected in (1, 0):
+        batches.clear()
+        with plan.folded(model, x[:1]):
+            assert len(batches) == expected and num_folded(model) == 1
 
 
 class Unread(nn.Conv2d):
@@ -329,40 +374,14 @@ def test_what_is_not_known_is_not_folded_where_values_prove_nothing(make, x):
             parameter.normal_()
 
 
-def test_a_replacement_at_the_same_address_is_seen(x):
-    model = with_statistics(Net(lambda net, x: net.norm(net.conv(x))))
-    for pick in (lambda z: z, torch.relu, torch.tanh):
-        model.conv.forward = lambda x, pick=pick: pick(torch.conv2d(x, model.conv.weight, model.conv.bias))
-        wanted = model(x)
-        with folded(model, x[:1]):
-            assert relative(model(x), wanted) < 1e-5
-        del model.conv.forward
-
-
-@pytest.mark.parametrize(
-    "hold", [lambda on: SimpleNamespace(on=on), lambda on: {"a": {"on": on}}, lambda on: [[on]], lambda on: {on: 0}]
-)
-def test_what_an_attribute_holds_is_seen(hold, x):
-    def run(net, x):
-        z = net.conv(x)
-        return net.norm(z) + z if "True" in str(net.settings) else net.norm(z)
-
-    model = with_statistics(Net(run))
-    for on in (False, True):
-        model.settings = hold(on)
-        wanted = model(x)
-        with folded(model, x[:1]):
-            assert num_folded(model) == (not on) and relative(model(x), wanted) < 1e-5
-
-
 def test_a_pass_that_failed_once_is_tried_again(x):
-    model = build("test_resnet")
+    model, plan = build("test_resnet"), Plan()
     forward = model.forward
     model.forward = lambda x: (_ for _ in ()).throw(MemoryError)
-    with folded(model, x[:1]):
+    with plan.folded(model, x[:1]):
         assert num_folded(model) == 1  # the test's own forward
     model.forward = forward
-    with folded(model, x[:1]):
+    with plan.folded(model, x[:1]):
         assert num_folded(model) == 15 + 1
 
 
@@ -418,6 +437,17 @@ def test_a_model_is_freed_as_it_would_be_without(build_one, x):
     del model
     gc.enable()
     assert alive() is None
+
+
+def test_a_method_and_the_network_of_its_plan_are_freed(x):
+    method = ARAT(timm.create_model("test_resnet", num_classes=10), attack=PGD(steps=1))
+    method.perturb(x, torch.zeros(3, dtype=torch.long))
+    assert method._plan._found
+    alive = weakref.ref(method), weakref.ref(method.model)
+    gc.disable()
+    del method
+    gc.enable()
+    assert [each() for each in alive] == [None, None]
 
 
 def test_a_model_that_refers_to_itself_is_collected(x):

@@ -11,7 +11,7 @@ import timm_arat
 
 PACKAGE = Path(timm_arat.__file__).parent
 
-# What each part of the package may import besides itself; see docs/design.md. A new part needs a row.
+# What each part of the package may import besides itself; see docs/architecture.md. A new part needs a row.
 GROUND = {"modes", "fold", "precision", "compiling", "files", "names"}
 TENSORS = GROUND | {"norm", "taps", "attacks", "losses", "pixels"}
 MAY_IMPORT: dict[str, set[str]] = {

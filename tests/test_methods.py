@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from timm_arat import ARAT, PGD, TRADES, Madry, Standard
-from timm_arat.methods import CONFIGS, ARATConfig, build
+from timm_arat import ARAT, PGD, Madry, Standard
+from timm_arat.methods import CONFIGS, ARATConfig, method_class
 from timm_arat.norm import is_split, norm_branch, split_norms
 from timm_arat.taps import tap
 
@@ -40,7 +40,7 @@ def terms_by_hand(method: ARAT, x, y, seed: int = 0):
     torch.manual_seed(seed)
     model = method.model
     with norm_branch(model, "main"):
-        x_adv = method.config.attack(method.pixels, x, y)
+        x_adv = method.attack(method.network, x, y)
         logits_adv, z_adv = tap(model, x_adv)
     with norm_branch(model, "aux"):
         logits, z = tap(model, x)
@@ -52,7 +52,7 @@ def terms_by_hand(method: ARAT, x, y, seed: int = 0):
 def test_arat_is_the_papers_loss_of_two_separate_passes():
     x, y = batch()
     method = ARAT(backbone().double(), attack=ATTACK, weight=7.0)
-    method.double().begin_epoch(0, clean_accuracy=0.3)
+    method.double().set_clean_accuracy(0.3)
     by_hand = copy.deepcopy(method).train()
     terms = step(method, x.double(), y)
     ce_adv, ce_clean, invariance = terms_by_hand(by_hand, x.double(), y)
@@ -70,7 +70,7 @@ def test_arat_is_the_papers_loss_of_two_separate_passes():
 def test_the_balance_weighs_the_two_cross_entropies(balance, expected):
     x, y = batch()
     method = ARAT(backbone(), attack=ATTACK, weight=0.0, auto_balance=balance)
-    method.begin_epoch(0, clean_accuracy=0.25)
+    method.set_clean_accuracy(0.25)
     terms = step(method, x, y)
     torch.testing.assert_close(terms["loss"], expected[0] * terms["ce_adv"] + expected[1] * terms["ce_clean"])
 
@@ -132,7 +132,7 @@ def test_every_row_of_the_ablation_trains_every_parameter(settings):
     method = ARAT(backbone(), attack=ATTACK, **settings)
     assert is_split(method.model) == (settings["split_norm"] == "batch")
     assert len(method.predictors) == (settings["predictor"] != "none")
-    method.begin_epoch(0, clean_accuracy=0.5)
+    method.set_clean_accuracy(0.5)
     step(method, x, y)["loss"].backward()
     for name, p in method.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all(), name
@@ -176,7 +176,7 @@ def test_noisy_clean_reproduces_the_official_aliasing():
     assert 0.1 < float((x_adv - x).abs().max()) <= 0.2 + 1e-6
     assert float(x_adv.min()) >= 0 and float(x_adv.max()) <= 1
     with pytest.raises(ValueError, match="linf"):
-        ARATConfig(attack=PGD(norm="l2", eps=1.0), noisy_clean=True)
+        ARAT(backbone(), attack=PGD(norm="l2", eps=1.0), noisy_clean=True)
 
 
 def test_named_layers_are_averaged_and_the_papers_preset_is_known():
@@ -224,22 +224,26 @@ def test_affine_split_trains_a_layernorm_backbone(name):
 
 def test_the_balance_is_saved_with_the_weights():
     method = ARAT(backbone(), attack=ATTACK)
-    method.begin_epoch(0, clean_accuracy=0.625)
+    method.set_clean_accuracy(0.625)
     other = ARAT(backbone(), attack=ATTACK)
     other.load_state_dict(method.state_dict())
     assert float(other.balance) == 0.625
-    other.begin_epoch(1, None)  # a resume in the middle of an epoch measures nothing
+    other.begin_epoch()  # a resume in the middle of an epoch measures nothing
     assert float(other.balance) == 0.625
 
 
-def test_the_warm_up_weakens_the_attack_of_early_epochs():
-    for kind in (ARAT, Madry, TRADES):
-        method = kind(backbone(), attack=PGD(eps=0.2, steps=2, loss="kl", warmup_epochs=3))
-        radii = []
-        for epoch in range(5):
-            method.begin_epoch(epoch, 0.5)
-            radii.append(method.attack.radius)
-        assert radii == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.2])
+@pytest.mark.parametrize("name", ["madry", "trades", "arat"])
+def test_an_attack_given_to_perturb_takes_the_place_of_the_methods_own(name):
+    """As in a warm-up, `PGD.at_epoch`, whose radius is smaller."""
+    x, y = batch()
+    method = method_class(name)(backbone(), attack=PGD(eps=0.2, steps=2, warmup_epochs=3))
+    reaches = []
+    for epoch in range(5):
+        seen, x_adv = method.perturb(x, y, attack=method.attack.at_epoch(epoch))
+        assert torch.equal(seen, x)
+        reaches.append(float((x_adv - x).abs().max()))
+    assert reaches == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.2])
+    assert method.attack == PGD(eps=0.2, steps=2, warmup_epochs=3)
 
 
 def test_checkpointed_and_plain_backbones_have_equal_gradients():
@@ -261,7 +265,8 @@ def test_a_step_under_bf16_autocast_is_finite():
     assert terms["loss"].dtype == torch.float32
     terms["loss"].backward()
     assert all(p.grad.isfinite().all() for p in method.parameters())
-    assert float(terms["zero_grad"]) == 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not ATTACK.perturb(method.network, x, y).zero_grad.any()
 
 
 def test_standard_and_madry_are_cross_entropy_on_their_images():
@@ -278,9 +283,8 @@ def test_standard_and_madry_are_cross_entropy_on_their_images():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_methods_keep_timms_contract(name):
     x, y = batch()
-    config = CONFIGS[name]()
-    method = build(backbone(), config)
-    method.begin_epoch(0, 0.5)
+    method = method_class(name)(backbone())
+    method.set_clean_accuracy(0.5)
     terms = step(method, x, y)
     assert {"loss", "output"} <= terms.keys()
     assert terms["output"].shape == (len(x), 5)
@@ -303,9 +307,9 @@ def test_the_attack_sees_main_and_clean_logits_come_from_aux():
         for _, norm in split_norms(method.model):
             norm.aux_bn[0].weight.mul_(3)
     with norm_branch(method.model, "aux"):
-        expected = method.pixels(x)
+        expected = method.network(x)
     assert torch.equal(method.clean_logits(x), expected)
-    assert not torch.equal(method.clean_logits(x), method.pixels(x))
+    assert not torch.equal(method.clean_logits(x), method.network(x))
     seen = []
     norm = method.model.bn1
     handle = norm.register_forward_pre_hook(lambda m, a: seen.append(m.branch))
@@ -358,12 +362,12 @@ def test_a_deepcopy_and_a_state_dict_give_the_same_step():
     x, y = batch()
     method = ARAT(backbone(), attack=ATTACK)
     step(method, x, y)
-    method.begin_epoch(0, 0.4)
+    method.set_clean_accuracy(0.4)
     torch.manual_seed(9)
-    loaded = ARAT(timm.create_model("resnet20_cifar", layers=(1, 1), channels=(8, 12), stem_width=8, num_classes=5))
-    loaded.config = method.config
+    other = timm.create_model("resnet20_cifar", layers=(1, 1), channels=(8, 12), stem_width=8, num_classes=5)
+    loaded = ARAT(other, method.config, attack=ATTACK)
     loaded.load_state_dict(method.state_dict())
-    loaded.begin_epoch(0)
+    loaded.begin_epoch()
     others = [copy.deepcopy(method), loaded]
     wanted = step(method, x, y)
     for other in others:
@@ -391,7 +395,7 @@ def test_a_split_that_other_code_broke_is_noticed_at_the_next_step():
 def test_a_step_leaves_images_labels_and_modes_alone(name):
     x, y = batch()
     before = x.clone(), y.clone()
-    method = build(backbone(), CONFIGS[name]())
+    method = method_class(name)(backbone())
     method.train()
     method.model.layer1.eval()
     modes = [m.training for m in method.modules()]
@@ -400,25 +404,26 @@ def test_a_step_leaves_images_labels_and_modes_alone(name):
     assert [m.training for m in method.modules()] == modes
 
 
-def test_noisy_clean_leaves_the_images_alone_and_asks_for_the_official_objective():
+def test_noisy_clean_leaves_the_images_alone_and_gives_the_noisy_ones():
     x, y = batch()
     before = x.clone()
     step(ARAT(backbone(), attack=ATTACK, noisy_clean=True), x, y)
     assert torch.equal(x, before)
-    with pytest.raises(ValueError, match="loss='kl'"):
-        ARATConfig(attack=PGD(loss="kl"), noisy_clean=True)
+    noisy, x_adv = ARAT(backbone(), attack=ATTACK, noisy_clean=True).perturb(x, y)
+    assert torch.equal(x, before) and 0 < (noisy - x).abs().max() <= 0.1
+    assert (x_adv - noisy).abs().max() <= 0.1 + 1e-6 or not 0 <= noisy.min() <= noisy.max() <= 1
 
 
 def test_pretrained_normalisation_is_inside_and_the_attack_stays_in_pixels():
     x, y = batch(32, n=2)
     method = ARAT(backbone("test_resnet"), attack=PGD(eps=0.1, steps=1))
     inputs = []
-    method.pixels.register_forward_pre_hook(lambda m, a: inputs.append(a[0].detach()))
+    method.network.register_forward_pre_hook(lambda m, a: inputs.append(a[0].detach()))
     passed = []
     method.model.conv1.register_forward_pre_hook(lambda m, a: passed.append(a[0].detach()))
     step(method, x, y)
     assert all(0 <= i.min() and i.max() <= 1 for i in inputs)
-    clean, x_adv = (images * method.pixels.std + method.pixels.mean for images in passed[-2:])
+    clean, x_adv = (images * method.network.std + method.network.mean for images in passed[-2:])
     torch.testing.assert_close(clean, x)
     assert (x_adv - x).abs().max() <= 0.1 + 1e-5
 
@@ -450,9 +455,9 @@ def test_frozen_norms_normalise_by_their_statistics_in_training():
     method.freeze_norms(("main", "aux"))
     method.train()
     with torch.no_grad():
-        training = [method.pixels(x)]
+        training = [method.network(x)]
         method.eval()
-        assert torch.equal(training[0], method.pixels(x))
+        assert torch.equal(training[0], method.network(x))
     assert method.train().model.layer1.training and not method.model.bn1.training
 
 

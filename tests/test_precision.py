@@ -94,7 +94,7 @@ def test_an_attack_in_bf16_is_as_strong_as_in_float32(name):
     x, y = torch.rand(16, 3, 32, 32), torch.randint(10, (16,))
     for _ in range(3):  # statistics that are not those of the initialisation
         method.train()(x, y)
-    net = method.pixels.eval()
+    net = method.network.eval()
     keep_depthwise_in_float32(net)
 
     def gain(half):
