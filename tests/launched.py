@@ -11,6 +11,8 @@ import torch
 
 from timm_arat.config import read
 from timm_arat.engine import loop as loop_module
+from timm_arat.engine.companions.guard import Guard
+from timm_arat.engine.companions.warm_start import WarmStart
 from timm_arat.engine.config import VARIANTS, TrainConfig
 from timm_arat.engine.train import train
 
@@ -29,10 +31,12 @@ def watch(self, epoch):
     seen["buffers"] = torch.cat([b.double().flatten() for n, b in self.method.named_buffers() if "running" in n])
     seen["balance"] = float(getattr(self.method, "balance", 0))
     seen["threads"] = torch.get_num_threads()
-    if self.session.warm is not None:
-        seen["without_start"] = float(self.session.warm.before.isnan().double().mean())
-    if self.session.guard is not None:
-        seen["guard"] = [self.session.guard.best, self.session.guard.last, self.session.guard.snapshot["step"]]
+    for companion in self.companions:
+        match companion:
+            case WarmStart():
+                seen["without_start"] = float(companion.before.isnan().double().mean())
+            case Guard():
+                seen["guard"] = [companion.best, companion.last, companion.snapshot["step"]]
     seen["rank"] = self.accelerator.process_index
     seen["noise"] = float(torch.rand(()))
 

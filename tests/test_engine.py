@@ -1,6 +1,5 @@
 """Training in one process: what a run leaves, resuming, averaging, and the errors on the way."""
 
-import errno
 import json
 import random
 from dataclasses import replace
@@ -11,30 +10,28 @@ import pytest
 import timm
 import torch
 from accelerate import Accelerator
-from helpers_engine import DATA, MODEL, forget, fresh_accelerate, same  # noqa: F401  # a fixture
-from safetensors import SafetensorError
+from helpers_engine import DATA, MODEL, companion, forget, fresh_accelerate, same, session_of  # noqa: F401  # a fixture
 from safetensors.torch import load_file
-from timm_arat.engine.average import Average, reestimate
-from timm_arat.engine.prepare import build_model, build_optimizer, build_schedule, prepare
 
 from timm_arat import PGD, in_pixels
 from timm_arat.config import read
 from timm_arat.data import load
-from timm_arat.engine import checkpoint
 from timm_arat.engine.batches import SeededBatches, stack
+from timm_arat.engine.companions.balance import Balance
 from timm_arat.engine.config import VARIANTS, AverageConfig, ModelConfig, OptimizerConfig, TrainConfig
 from timm_arat.engine.log import Log
 from timm_arat.engine.loop import Interrupted, Loop
+from timm_arat.engine.model import build_model
 from timm_arat.engine.train import train
 from timm_arat.evaluation._model import fingerprint, open_model
-from timm_arat.methods import ARAT, ARATConfig, MadryConfig, StandardConfig, TRADESConfig
+from timm_arat.methods import ARATConfig, StandardConfig, TRADESConfig
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 def tiny(folder: Path, **changes) -> TrainConfig:
     """Two epochs of ARAT."""
-    arat = ARATConfig(attack=PGD(eps=0.1, steps=1), weight=5.0)
+    arat = ARATConfig(weight=5.0)
     return helpers_engine.tiny(
         folder, **{"method": arat, "optimizer": OptimizerConfig(lr=0.05, warmup_epochs=1), **changes}
     )
@@ -82,15 +79,13 @@ def test_the_exported_model_is_the_main_branch_as_a_plain_timm_model(run):
 
 def test_trades_trains_by_its_name_in_a_recipe(tmp_path):
     words = f"--config digits --method.name trades --twin null --output {tmp_path / 'run'} --epochs 1 --threads 1 "
-    words += (
-        "--model.kwargs.channels [8,16] --method.attack.steps 1 --evaluation.val_steps 1 --evaluation.attacks [clean]"
-    )
+    words += "--model.kwargs.channels [8,16] --attack.steps 1 --validation.steps 1 --evaluation.attacks [clean]"
     config = read(TrainConfig, words.split(), variants=VARIANTS, prog="x", description="")
-    assert config.method == TRADESConfig(PGD(eps=0.15, steps=1, loss="kl"))
+    assert config.method == TRADESConfig() and config.attack == PGD(eps=0.15, steps=1)
     (result,) = train(config)
     assert result.model == "resnet20_cifar trades"
     (row,) = [json.loads(line) for line in (tmp_path / "run/summary.jsonl").read_text().splitlines()]
-    assert row["kl"] > 0 and row["zero_grad"] == 0
+    assert row["kl"] > 0
     assert row["loss"] == pytest.approx(row["ce_clean"] + 6 * row["kl"], rel=1e-4)
     exported = timm.create_model(f"local-dir:{tmp_path / 'run/model'}", pretrained=True)
     assert same(exported.state_dict(), load_file(tmp_path / "run/weights/best.safetensors"))
@@ -134,70 +129,6 @@ def test_an_interrupted_run_resumes_to_the_same_weights(run, tmp_path, monkeypat
     assert same(weights(tmp_path / "run"), expected)
 
 
-def test_a_damaged_checkpoint_is_an_error_that_names_it(run, tmp_path):
-    config = tiny(tmp_path)
-    session = prepare(config, tmp_path)
-    for name, damage in {"truncated": lambda b: b[: len(b) // 2], "foreign": lambda b: b"PK\x03\x04" + b}.items():
-        folder = tmp_path / name
-        path = checkpoint.save(session.accelerator, folder, 1, 0, keep=2)
-        file = path / "model.safetensors"
-        file.write_bytes(damage(file.read_bytes()))
-        with pytest.raises(ValueError, match="cannot be resumed.*start afresh"):
-            checkpoint.load(session.accelerator, path)
-
-
-def test_a_checkpoint_of_another_method_is_an_error(tmp_path):
-    session = prepare(tiny(tmp_path), tmp_path)
-    path = checkpoint.save(session.accelerator, tmp_path / "checkpoints", 1, 0, keep=2)
-    forget()
-    other = prepare(tiny(tmp_path, method=MadryConfig()), tmp_path)
-    with pytest.raises(ValueError, match="cannot be resumed"):
-        checkpoint.load(other.accelerator, path)
-
-
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
-    session = prepare(tiny(tmp_path), tmp_path)
-    good = checkpoint.save(session.accelerator, tmp_path, 1, 0, keep=1)
-    before = {path.name: path.read_bytes() for path in good.iterdir()}
-
-    def full(folder, **_):
-        (Path(folder) / "model.safetensors").write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(session.accelerator, "save_state", full)
-    with pytest.raises(OSError, match="no space for a checkpoint"):
-        checkpoint.save(session.accelerator, tmp_path, 2, 0, keep=1)
-    assert checkpoint.newest(tmp_path) == good
-    assert {path.name: path.read_bytes() for path in good.iterdir()} == before
-    assert not list(tmp_path.glob(".*.partial"))
-
-
-def test_a_run_on_a_full_disk_says_how_to_go_on(tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr("timm_arat.engine.weights.save_file", full)
-    with pytest.raises(OSError, match="--resume true goes on"):
-        train(tiny(tmp_path))
-
-
-def test_an_old_checkpoint_is_pruned_only_after_the_new_one_stands(tmp_path, monkeypatch):
-    session = prepare(tiny(tmp_path), tmp_path)
-    first = checkpoint.save(session.accelerator, tmp_path, 1, 0, keep=1)
-    real = session.accelerator.save_state
-
-    def watch(folder, **settings):
-        assert first.exists()
-        real(folder, **settings)
-        assert first.exists()
-
-    monkeypatch.setattr(session.accelerator, "save_state", watch)
-    second = checkpoint.save(session.accelerator, tmp_path, 2, 5, keep=1)
-    assert not first.exists()
-    assert checkpoint.newest(tmp_path) == second
-    assert checkpoint.load(session.accelerator, second) == (2, 5)
-
-
 def test_batches_depend_on_seed_epoch_and_position_only():
     data = load(replace(DATA, crop="pad4"), input_size=(1, 8, 8)).train
     batches = SeededBatches(data, seed=0)
@@ -213,8 +144,8 @@ def test_batches_depend_on_seed_epoch_and_position_only():
 
 def test_validation_and_balance_draw_nothing_from_the_training_generator(tmp_path):
     config = tiny(tmp_path)
-    session = prepare(config, tmp_path)
-    loop = Loop(config, session, tmp_path, Log(session.accelerator, tmp_path, 10))
+    session = session_of(config)
+    loop = Loop(session, Log(session.accelerator, tmp_path, 10))
     state = torch.random.get_rng_state()
     first = loop._validate(session.method)
     loop._begin(0, resumed=False)
@@ -225,63 +156,13 @@ def test_validation_and_balance_draw_nothing_from_the_training_generator(tmp_pat
 
 def test_auto_balance_is_the_clean_accuracy_of_the_auxiliary_branch(tmp_path):
     config = tiny(tmp_path)
-    session = prepare(config, tmp_path)
-    Loop(config, session, tmp_path, Log(session.accelerator, tmp_path, 10))._begin(0, resumed=False)
-    x, y = session.balance
+    session = session_of(config)
+    Loop(session, Log(session.accelerator, tmp_path, 10))._begin(0, resumed=False)
+    x, y = companion(session, Balance).images
     session.method.eval()
     with torch.no_grad():
         expected = (session.method.clean_logits(x).argmax(-1) == y).float().mean()
     assert float(session.method.balance) == pytest.approx(float(expected), abs=1e-6)
-
-
-def test_reestimated_statistics_are_the_cumulative_means_of_each_branch():
-    torch.manual_seed(0)
-    model = timm.create_model("resnet20_cifar", num_classes=10, layers=(1, 1), channels=(8, 8), stem_width=8)
-    method = ARAT(model, attack=PGD(eps=0.1, steps=1))
-    batches = [(torch.rand(16, 3, 8, 8), torch.randint(10, (16,))) for _ in range(3)]
-    seen = []
-    handle = model.conv1.register_forward_hook(lambda *args: seen.append(args[2].detach()))
-    reestimate(method, batches)
-    handle.remove()
-    # Of the forwards of each batch, the last two train: clean images through aux, adversarial ones through main.
-    each = len(seen) // 3
-    for norm, place in ((model.bn1, -1), (model.bn1.aux_bn[0], -2)):
-        means = torch.stack([seen[(n + 1) * each + place].mean((0, 2, 3)) for n in range(3)]).mean(0)
-        torch.testing.assert_close(norm.running_mean, means)
-        assert norm.momentum == 0.1
-        assert int(norm.num_batches_tracked) == 3
-
-
-@pytest.mark.parametrize("kind", ["ema", "swa"])
-def test_averages_are_what_they_say(kind):
-    torch.manual_seed(0)
-    model = timm.create_model("resnet20_cifar", num_classes=10, layers=(1, 1), channels=(8, 8), stem_width=8)
-    method = ARAT(model)
-    average = Average(method, AverageConfig(kind=kind, decay=0.75, start_epoch=1, every=2))
-    assert not average.is_filled
-    values = []
-    for step in range(1, 9):
-        with torch.no_grad():
-            model.fc.bias.fill_(float(step))
-        average.step(method, epoch=0 if step < 3 else 1, step=step)
-        values.append(float(step))
-    found = float(average.average.module.model.fc.bias.detach()[0])
-    if kind == "swa":
-        assert found == pytest.approx(sum([4, 6, 8]) / 3)
-    else:
-        expected = 3.0
-        for value in values[3:]:
-            expected = 0.75 * expected + 0.25 * value
-        assert found == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("kind", ["ema", "swa"])
-def test_an_averaged_run_evaluates_and_exports_the_average(tmp_path, kind):
-    train(tiny(tmp_path, average=AverageConfig(kind=kind, every=3, batches=2, decay=0.5), epochs=1))
-    trained = load_file(checkpoint.newest(tmp_path / "checkpoints") / "model.safetensors")
-    exported = load_file(tmp_path / "model" / "model.safetensors")
-    assert not torch.equal(trained["pixels.model.conv1.weight"], exported["conv1.weight"])
-    assert int(exported["bn1.num_batches_tracked"]) == 2
 
 
 def test_pretrained_statistics_are_honoured_and_new_models_take_pixels(tmp_path):
@@ -320,20 +201,6 @@ def test_fine_tuning_freezes_the_norms_that_are_asked_for(run, tmp_path, frozen)
     assert not torch.equal(before["conv1.weight"], after["conv1.weight"])
 
 
-def test_every_parameter_is_in_the_optimizer_and_the_schedule_warms_up(tmp_path):
-    config = tiny(tmp_path, optimizer=OptimizerConfig(lr=0.1, warmup_epochs=1, warmup_lr=0.01))
-    session = prepare(config, tmp_path)
-    in_groups = {id(p) for group in session.optimizer.param_groups for p in group["params"]}
-    assert in_groups == {id(p) for p in session.method.parameters() if p.requires_grad}
-    rates = []
-    for step in range(20):
-        session.schedule.step_update(step)
-        rates.append(session.optimizer.param_groups[0]["lr"])
-    assert rates[0] == pytest.approx(0.01)
-    assert rates[: len(session.loader)] == sorted(rates[: len(session.loader)])
-    assert max(rates) > 4 * rates[-1]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -347,36 +214,7 @@ def test_every_parameter_is_in_the_optimizer_and_the_schedule_warms_up(tmp_path)
 )
 def test_bad_settings_are_errors_that_name_the_way_out(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        prepare(tiny(tmp_path, **changes), tmp_path)
-
-
-def test_unknown_optimizer_and_schedule_are_errors(tmp_path):
-    method = ARAT(timm.create_model("resnet20_cifar", layers=(1, 1), channels=(8, 8)))
-    with pytest.raises(ValueError, match="adamw"):
-        build_optimizer(tiny(tmp_path, optimizer=OptimizerConfig(name="adamww")), method)
-    good = tiny(tmp_path)
-    with pytest.raises(ValueError, match="cosine"):
-        build_schedule(
-            replace(good, optimizer=OptimizerConfig(schedule="cosinus")), build_optimizer(good, method), updates=3
-        )
-
-
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lion"])
-def test_a_fused_optimizer_steps_as_the_plain_one(tmp_path, name):
-    """lion has no fused form in timm; asked in `kwargs`, the others are plain too."""
-    after = []
-    for kwargs in ({}, {"fused": False}) if name != "lion" else ({}, {}):
-        torch.manual_seed(0)
-        method = ARAT(timm.create_model("resnet20_cifar", layers=(1, 1), channels=(8, 8)))
-        settings = OptimizerConfig(name=name, lr=0.01, kwargs=kwargs)
-        optimizer = build_optimizer(tiny(tmp_path, optimizer=settings), method)
-        assert optimizer.defaults.get("fused", False) == (name != "lion" and not kwargs)
-        for _ in range(3):
-            for p in method.parameters():
-                p.grad = torch.randn_like(p)
-            optimizer.step()
-        after.append(torch.cat([p.detach().flatten() for p in method.parameters()]))
-    assert torch.allclose(*after, rtol=1e-5, atol=1e-7)
+        session_of(tiny(tmp_path, **changes))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

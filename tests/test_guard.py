@@ -1,6 +1,5 @@
 """Guarded single-step training: a collapse is noticed, undone and trained away, and nothing else changes."""
 
-import json
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +8,13 @@ from types import SimpleNamespace
 import helpers_engine
 import pytest
 import torch
-from helpers_engine import DATA, forget, fresh_accelerate, same  # noqa: F401  # a fixture
+from helpers_engine import DATA, companion, forget, fresh_accelerate, rows, same, session_of  # noqa: F401  # a fixture
 from safetensors.torch import load_file
-from timm_arat.engine.average import Average
-from timm_arat.engine.guard import Guard
-from timm_arat.engine.prepare import prepare
 
 from timm_arat import PGD
 from timm_arat.config import read, recipes
+from timm_arat.engine.companions.average import Average
+from timm_arat.engine.companions.guard import Guard
 from timm_arat.engine.config import (
     VARIANTS,
     AverageConfig,
@@ -36,53 +34,45 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 def tiny(folder: Path, **changes) -> TrainConfig:
     """Two epochs under a guard."""
     guard = GuardConfig(every=3, steps=4, images=64, recover=5)
-    return helpers_engine.tiny(folder, **{"method": MadryConfig(attack=SINGLE), "guard": guard, **changes})
+    return helpers_engine.tiny(folder, **{"attack": SINGLE, "guard": guard, **changes})
 
 
 def script(monkeypatch, accuracies: dict[int, float]) -> None:
     """The guard measures `accuracies` by optimizer step."""
-    after = Guard.after
+    after = Guard.after_update
 
-    def told(self, step):
-        self.now = step
-        return after(self, step)
+    def told(self, update, epoch):
+        self.now = update
+        after(self, update, epoch)
 
-    monkeypatch.setattr(Guard, "after", told)
+    monkeypatch.setattr(Guard, "after_update", told)
     monkeypatch.setattr(Guard, "_measure", lambda self: accuracies[self.now])
 
 
 def follow(monkeypatch) -> SimpleNamespace:
     """What a run did: the attack of each batch, and the state after each optimizer step and the guard's watch."""
     seen = SimpleNamespace(attacks=[], weights={}, optimizer={}, rates={})
-    forward, after = Madry.forward, Guard.after
+    perturb, after = Madry.perturb, Guard.after_update
 
-    def attacked(self, x, y):
-        if self.training:
-            seen.attacks.append(self.attack)
-        return forward(self, x, y)
+    def attacked(self, x, y, start=None, attack=None):
+        seen.attacks.append(attack)
+        return perturb(self, x, y, start, attack)
 
-    def watched(self, step):
-        line = after(self, step)
-        seen.weights[step] = deepcopy(dict(self.method.state_dict()))
-        seen.optimizer[step] = deepcopy(self.optimizer.state_dict()["state"])
-        seen.rates[step] = self.optimizer.param_groups[0]["lr"]
-        return line
+    def watched(self, update, epoch):
+        after(self, update, epoch)
+        seen.weights[update] = deepcopy(dict(self.method.state_dict()))
+        seen.optimizer[update] = deepcopy(self.optimizer.state_dict()["state"])
+        seen.rates[update] = self.optimizer.param_groups[0]["lr"]
 
-    monkeypatch.setattr(Madry, "forward", attacked)
-    monkeypatch.setattr(Guard, "after", watched)
+    monkeypatch.setattr(Madry, "perturb", attacked)
+    monkeypatch.setattr(Guard, "after_update", watched)
     return seen
 
 
 def run(config: TrainConfig) -> Guard:
-    folder = Path(config.output)
-    folder.mkdir(exist_ok=True)
-    session = prepare(config, folder)
-    Loop(config, session, folder, Log(session.accelerator, folder, 10)).run()
-    return session.guard
-
-
-def rows(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "summary.jsonl").read_text().splitlines()]
+    session = session_of(config)
+    Loop(session, Log(session.accelerator, session.folder, 10)).run()
+    return companion(session, Guard)
 
 
 # 0.47 is within the tolerance of the best, 0.4 is neither worth going back to nor a collapse.
@@ -127,17 +117,20 @@ def test_a_collapse_goes_back_and_is_trained_away_with_more_steps(tmp_path, monk
 )
 def test_what_is_a_collapse(tmp_path, monkeypatch, first, second, collapsed):
     """Less than half of the best, unless the best is what an untrained network has by chance."""
-    guard = prepare(tiny(tmp_path), tmp_path).guard
+    guard = companion(session_of(tiny(tmp_path)), Guard)
     script(monkeypatch, {3: first, 6: second, 9: first})
-    assert not guard.after(3)
-    assert bool(guard.after(6)) == collapsed == guard.recoveries == (guard.remaining > 0)
-    assert not guard.after(9) and guard.snapshot["step"] == 9
+    guard.after_update(3, epoch=0)
+    assert guard.recoveries == 0
+    guard.after_update(6, epoch=0)
+    assert collapsed == guard.recoveries == (guard.remaining > 0)
+    guard.after_update(9, epoch=0)
+    assert guard.recoveries == collapsed and guard.snapshot["step"] == 9
 
 
 def test_summary_rows_tell_what_the_guard_saw(tmp_path, monkeypatch):
     script(monkeypatch, COLLAPSE)
     run(tiny(tmp_path / "run"))
-    length = len(prepare(tiny(tmp_path), tmp_path).loader)
+    length = len(session_of(tiny(tmp_path)).loader)
     newest = [max(step for step in COLLAPSE if step <= epoch * length) for epoch in (1, 2)]
     found = [(row["guard_robust"], row["guard_recoveries"]) for row in rows(tmp_path / "run")]
     assert found == [(COLLAPSE[step], int(step >= 12)) for step in newest]
@@ -148,8 +141,8 @@ def test_destroyed_weights_are_measured_as_a_collapse(tmp_path, monkeypatch):
     seen = follow(monkeypatch)
     step_of = Loop._step
 
-    def destroying(self, x, y):
-        terms = step_of(self, x, y)
+    def destroying(self, batch, *rest):
+        terms = step_of(self, batch, *rest)
         if len(seen.attacks) == 75:
             for parameter in self.method.parameters():
                 parameter.data.zero_()
@@ -159,7 +152,7 @@ def test_destroyed_weights_are_measured_as_a_collapse(tmp_path, monkeypatch):
     config = tiny(
         tmp_path / "run",
         data=replace(DATA, batch_size=32),
-        method=MadryConfig(attack=PGD(eps=0.02, steps=1)),
+        attack=PGD(eps=0.02, steps=1),
         optimizer=OptimizerConfig(lr=0.2),
         guard=GuardConfig(every=25, steps=2, images=200, recover=3),
     )
@@ -169,7 +162,7 @@ def test_destroyed_weights_are_measured_as_a_collapse(tmp_path, monkeypatch):
     assert [attack.steps for attack in seen.attacks[75:80]] == [2, 2, 2, 1, 1]
 
 
-@pytest.mark.parametrize("method", [MadryConfig(attack=SINGLE), ARATConfig(attack=SINGLE)], ids=["madry", "arat"])
+@pytest.mark.parametrize("method", [MadryConfig(), ARATConfig()], ids=["madry", "arat"])
 def test_without_a_collapse_training_is_bitwise_that_without_the_guard(tmp_path, method):
     for name, every in (("guarded", 2), ("alone", 0)):
         # A drop that no accuracy above zero falls below.
@@ -205,7 +198,7 @@ def test_a_run_interrupted_in_or_between_recoveries_resumes_to_the_same_weights(
     def stop(self, epoch, done):
         self.signals.came = epoch * steps + done >= stop_at
         if self.signals.came:
-            assert (self.session.guard.remaining > 0) == (attacks[stop_at].steps == 4)
+            assert (companion(self.session, Guard).remaining > 0) == (attacks[stop_at].steps == 4)
         due(self, epoch, done)
 
     with monkeypatch.context() as patch:
@@ -230,13 +223,13 @@ def test_an_average_never_takes_in_weights_that_a_measurement_rejected(tmp_path,
     script(monkeypatch, COLLAPSE)
     seen = follow(monkeypatch)
     taken = {}
-    step_of = Average.step
+    after = Average.after_update
 
-    def told(self, method, epoch, step):
-        taken[step] = deepcopy(dict(method.state_dict()))
-        step_of(self, method, epoch, step)
+    def told(self, update, epoch):
+        taken[update] = deepcopy(dict(self.method.state_dict()))
+        after(self, update, epoch)
 
-    monkeypatch.setattr(Average, "step", told)
+    monkeypatch.setattr(Average, "after_update", told)
     run(tiny(tmp_path / "run", average=AverageConfig(kind=kind, every=6, batches=1)))
     assert same(taken[12], seen.weights[6])
 
@@ -244,22 +237,21 @@ def test_an_average_never_takes_in_weights_that_a_measurement_rejected(tmp_path,
 def test_the_guard_measures_the_training_threat_at_its_full_eps_on_plain_images(tmp_path):
     attack = PGD(norm="l2", eps=0.5, steps=1, warmup_epochs=3)
     data = replace(DATA, crop="pad4")
-    guard = prepare(tiny(tmp_path, method=MadryConfig(attack=attack), data=data), tmp_path).guard
-    assert guard.attack == PGD(norm="l2", eps=0.5, steps=4)
+    guard = companion(session_of(tiny(tmp_path, attack=attack, data=data)), Guard)
+    assert guard.measured_by == PGD(norm="l2", eps=0.5, steps=4)
     x, y = guard.images
     assert len(x) == 64 and y.bincount().min() >= 5
-    guard.method.begin_epoch(0)
+    first = attack.at_epoch(0)
+    assert guard.attack(first) is first
     guard.remaining = 1
-    with guard.attacking():
-        assert (guard.method.attack.steps, guard.method.attack.eps) == (4, 0.125)
-    assert guard.method.attack.steps == 1
+    assert (guard.attack(first).steps, guard.attack(first).eps) == (4, 0.125)
     forget()
-    again = prepare(tiny(tmp_path, method=MadryConfig(attack=attack), data=DATA), tmp_path).guard
+    again = companion(session_of(tiny(tmp_path, attack=attack, data=DATA)), Guard)
     assert torch.equal(x, again.images[0])
 
 
 def test_a_twin_is_guarded_too(tmp_path):
-    twin = MadryConfig(attack=SINGLE, label_smoothing=0.1)
+    twin = MadryConfig(label_smoothing=0.1)
     train(tiny(tmp_path / "run", twin=twin, epochs=1))
     assert rows(tmp_path / "run/twin")[0]["guard_recoveries"] == 0
 
@@ -267,7 +259,7 @@ def test_a_twin_is_guarded_too(tmp_path):
 def test_the_recipe_is_one_step_under_a_guard():
     words = ["--config", str(recipes()["cifar10_resnet20_single_step"])]
     config = read(TrainConfig, words, variants=VARIANTS, prog="x", description="")
-    assert config.method == MadryConfig(attack=PGD(eps=8 / 255, steps=1, step_size=10 / 255))
+    assert config.method == MadryConfig() and config.attack == PGD(eps=8 / 255, steps=1, step_size=10 / 255)
     assert config.guard == GuardConfig(every=100, images=128)
     assert TrainConfig().guard.every == 0
 
@@ -293,13 +285,14 @@ def test_bad_settings_are_refused(settings, message):
 def test_a_guard_needs_an_attack_that_is_not_above_its_own():
     on = GuardConfig(every=5)
     with pytest.raises(ValueError, match="method.name=standard has no attack to guard"):
-        TrainConfig(method=StandardConfig(), guard=on)
-    with pytest.raises(ValueError, match="twin.name=standard has no attack"):
-        TrainConfig(method=MadryConfig(), twin=StandardConfig(), guard=on)
-    with pytest.raises(ValueError, match="guard.steps=10 is below method.attack.steps=20"):
-        TrainConfig(method=MadryConfig(attack=PGD(steps=20)), guard=on)
-    TrainConfig(method=MadryConfig(attack=PGD(steps=7)), guard=on)
-    TrainConfig(method=StandardConfig())
-    words = ["--config", "digits", "--guard.every", "5"]
-    with pytest.raises(ValueError, match="twin.name=standard has no attack"):
-        read(TrainConfig, words, variants=VARIANTS, prog="x", description="")
+        Guard.check(TrainConfig(method=StandardConfig(), guard=on))
+    with pytest.raises(ValueError, match="guard.steps=10 is below attack.steps=20"):
+        Guard.check(TrainConfig(method=MadryConfig(), attack=PGD(steps=20), guard=on))
+    Guard.check(TrainConfig(method=MadryConfig(), attack=PGD(steps=7), guard=on))
+    Guard.check(TrainConfig(method=StandardConfig(), attack=PGD(steps=20)))
+
+
+def test_a_twin_without_an_attack_trains_without_a_guard(tmp_path):
+    train(tiny(tmp_path / "run", twin=StandardConfig(), epochs=1))
+    assert "guard_recoveries" in rows(tmp_path / "run")[0]
+    assert "guard_recoveries" not in rows(tmp_path / "run/twin")[0]

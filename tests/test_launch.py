@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAUNCH = [str(Path(sys.executable).with_name("accelerate")), "launch"]
 TINY = (
-    "--epochs 1 --twin null --evaluation.attacks [clean] --evaluation.val_steps 2 --method.attack.steps 1 "
+    "--epochs 1 --twin null --evaluation.attacks [clean] --validation.steps 2 --attack.steps 1 "
     "--model.kwargs.channels [8,16]"
 ).split()
 
@@ -116,7 +116,7 @@ def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -
     ("words", "message"),
     [
         ("--config digitz", "digits"),
-        ("--method.attack.eps 8", "write 8/255 rather than 8"),
+        ("--attack.eps 8", "write 8/255 rather than 8"),
         ("--method.nam madry", "method.name"),
         ("--data.val_size -1", "negative"),
     ],

@@ -8,19 +8,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from helpers_engine import forget, fresh_accelerate  # noqa: F401  # a fixture
+from helpers_engine import forget, fresh_accelerate, session_of  # noqa: F401  # a fixture
 from safetensors.torch import load_file
-from timm_arat.engine.prepare import prepare
-from timm_arat.engine.warm import Perturbations
 from torch import Tensor, nn
 
 from timm_arat import PGD
 from timm_arat.data import load
 from timm_arat.engine.batches import SeededBatches, stack
+from timm_arat.engine.companions import Batch
+from timm_arat.engine.companions.warm_start import WarmStart
 from timm_arat.engine.config import TrainConfig
 from timm_arat.engine.loop import Interrupted, Loop
 from timm_arat.engine.train import train
-from timm_arat.methods import ARATConfig, MadryConfig, StandardConfig, TRADESConfig
+from timm_arat.methods import ARATConfig, MadryConfig, Method, StandardConfig, TRADESConfig
 
 DATA = replace(helpers_engine.DATA, crop="pad4", hflip=0.5)
 EPS = helpers_engine.EPS
@@ -42,10 +42,22 @@ def images(**changes):
     return load(replace(DATA, **changes), input_size=(DATA.in_chans, 8, 8)).train
 
 
-def store(folder, dataset) -> Perturbations:
-    warm = Perturbations(Accelerator(cpu=True), folder, dataset)
+def warm_start(accelerator, folder, dataset) -> WarmStart:
+    """The companion of a run of which it needs no more than this."""
+    data = SimpleNamespace(train=dataset)
+    return WarmStart(SimpleNamespace(accelerator=accelerator, method=None, folder=folder, data=data))
+
+
+def store(folder, dataset) -> WarmStart:
+    warm = warm_start(Accelerator(cpu=True), folder, dataset)
     warm.begin(0, resumed=False)
     return warm
+
+
+def start_of(warm: WarmStart, x: Tensor, index: Tensor, grid: Tensor) -> Tensor:
+    found = warm.start(Batch(x, torch.zeros(len(x)), index, grid))
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("changes", [{}, {"crop": "none"}, {"hflip": 0.0}, {"crop": "none", "hflip": 0.0}], ids=str)
@@ -73,10 +85,10 @@ def test_perturbations_come_back_to_their_pixels_under_another_crop(tmp_path):
     warm = store(tmp_path, dataset)
     batches = SeededBatches(dataset, seed=0, grids=True)
     x, index, grid = collated(batches, list(range(9, 29)))
-    assert warm.start(x, index, grid).isnan().all()
+    assert start_of(warm, x, index, grid).isnan().all()
     delta = torch.empty_like(x).uniform_(-EPS, EPS)
     warm.keep(delta, index, grid)
-    assert warm.start(x, index, grid).isnan().all()  # what this epoch reads stays
+    assert start_of(warm, x, index, grid).isnan().all()  # what this epoch reads stays
     expected = torch.full((20, 64), torch.nan)
     for image, numbers, values in zip(expected, grid.flatten(1), delta.flatten(1), strict=True):
         for number, value in zip(numbers.tolist(), values.tolist(), strict=True):
@@ -87,7 +99,7 @@ def test_perturbations_come_back_to_their_pixels_under_another_crop(tmp_path):
     batches.epoch = 1
     x, index, other = collated(batches, list(reversed(range(9, 29))))
     assert not torch.equal(other, grid)
-    found = warm.start(x, index, other) - x
+    found = start_of(warm, x, index, other) - x
     wanted = F.pad(expected.flip(0), (1, 0), value=torch.nan).gather(1, other.flatten(1).long()).view_as(x)
     assert torch.equal(found.isnan(), wanted.isnan()) and 0 < wanted.isnan().float().mean() < 1
     # float16 to 2^-11 of eps, and x + delta - x to float32's rounding.
@@ -122,7 +134,7 @@ def test_a_start_is_projected_and_nan_starts_as_ever(norm):
     attack, model = PGD(norm=norm, eps=eps, steps=1, step_size=1e-9), network()
     x, y = torch.rand(8, 3, 8, 8), torch.randint(4, (8,))
     far = x + torch.randn_like(x)
-    found = attack.perturb(model, x, y, far).x_adv
+    found = attack.perturb(model, x, y, start=far).x_adv
     length = torch.linalg.vector_norm((found - x).flatten(1), ord={"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
     assert found.min() >= 0 and found.max() <= 1
     torch.testing.assert_close(length, torch.full((8,), eps), rtol=1e-4, atol=0)
@@ -132,21 +144,21 @@ def test_a_start_is_projected_and_nan_starts_as_ever(norm):
     torch.manual_seed(1)
     cold = attack.perturb(model, x, y).x_adv
     torch.manual_seed(1)
-    assert torch.equal(attack.perturb(model, x, y, torch.full_like(x, torch.nan)).x_adv, cold)
+    assert torch.equal(attack.perturb(model, x, y, start=torch.full_like(x, torch.nan)).x_adv, cold)
     assert not torch.equal(cold, found)
 
 
 def test_a_start_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="start must be of the images' shape"):
-        PGD().perturb(network(), torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), torch.rand(1, 3, 8, 8))
+        PGD().perturb(network(), torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), start=torch.rand(1, 3, 8, 8))
 
 
 def test_only_the_first_of_several_restarts_takes_the_start():
     model, x, y = network(), torch.rand(8, 3, 8, 8), torch.randint(4, (8,))
     best = PGD(eps=EPS, steps=20).perturb(model, x, y).x_adv
     one, several = PGD(eps=EPS, steps=1, step_size=1e-9), PGD(eps=EPS, steps=1, step_size=1e-9, restarts=3)
-    assert torch.equal(several.perturb(model, x, y, best).x_adv, one.perturb(model, x, y, best).x_adv)
-    clean = several.perturb(model, x, y, x).x_adv  # a random start beats the image itself
+    assert torch.equal(several.perturb(model, x, y, start=best).x_adv, one.perturb(model, x, y, start=best).x_adv)
+    clean = several.perturb(model, x, y, start=x).x_adv  # a random start beats the image itself
     assert not torch.allclose(clean, x, atol=1e-6)
 
 
@@ -171,7 +183,9 @@ def test_a_warm_step_reaches_a_higher_loss_than_a_cold_one(tmp_path):
         x, index, grid = collated(batches, list(range(128)))
         y = dataset.labels[index]
         warm.begin(epoch, resumed=False)
-        found, cold = (attack.perturb(model, x, y, start).x_adv for start in (warm.start(x, index, grid), None))
+        found, cold = (
+            attack.perturb(model, x, y, start=start).x_adv for start in (start_of(warm, x, index, grid), None)
+        )
         warm.keep(found - x, index, grid)
         clean = F.cross_entropy(model(x), y)
         gains.append([float(F.cross_entropy(model(x_adv), y) - clean) for x_adv in (found, cold)])
@@ -183,31 +197,34 @@ def test_a_warm_step_reaches_a_higher_loss_than_a_cold_one(tmp_path):
 def spy(monkeypatch) -> list[SimpleNamespace]:
     """What each training step starts from and ends with."""
     seen: list[SimpleNamespace] = []
-    places: list[tuple[Tensor, Tensor]] = []
-    perturb, begins = PGD.perturb, Perturbations.start
+    begins, around, perturb = WarmStart.start, WarmStart.around_step, Method.perturb
 
-    def place(self, x, index, grid):
-        places.append((index, grid))
-        return begins(self, x, index, grid)
+    def begin(self, batch):
+        start = begins(self, batch)
+        seen.append(SimpleNamespace(place=(batch.numbers, batch.grid), start=start))
+        return start
 
-    def watch(self, model, x, y, start=None):
-        found = perturb(self, model, x, y, start)
-        if start is not None:
-            seen.append(SimpleNamespace(x=x, place=places[-1], start=start, x_adv=found.x_adv, attack=self))
-        return found
+    def watch(self, x, y, start=None, attack=None):
+        assert start is seen[-1].start
+        seen[-1].attack = attack
+        return perturb(self, x, y, start, attack)
 
-    monkeypatch.setattr(Perturbations, "start", place)
-    monkeypatch.setattr(PGD, "perturb", watch)
+    def keep(self, batch, x, x_adv):
+        seen[-1].x, seen[-1].x_adv = x, x_adv
+        return around(self, batch, x, x_adv)
+
+    monkeypatch.setattr(WarmStart, "start", begin)
+    monkeypatch.setattr(Method, "perturb", watch)
+    monkeypatch.setattr(WarmStart, "around_step", keep)
     return seen
 
 
 @pytest.mark.parametrize("kind", [MadryConfig, TRADESConfig, ARATConfig])
 def test_an_epoch_starts_where_the_one_before_ended(tmp_path, monkeypatch, kind):
-    loss = "kl" if kind is TRADESConfig else "ce"
     # So short a step that the end is the start.
-    method = kind(PGD(eps=EPS, steps=1, step_size=1e-9, loss=loss, warmup_epochs=1))
+    attack = PGD(eps=EPS, steps=1, step_size=1e-9, warmup_epochs=1)
     seen = spy(monkeypatch)
-    train(tiny(tmp_path / "run", method=method, data=replace(DATA, crop="none")))
+    train(tiny(tmp_path / "run", method=kind(), attack=attack, data=replace(DATA, crop="none")))
     half = len(seen) // 2
     stored = {}
     for step in seen[:half]:
@@ -282,18 +299,18 @@ def test_a_run_whose_perturbations_are_gone_says_what_to_do(tmp_path, monkeypatc
 )
 def test_what_cannot_be_warm_started_is_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        prepare(tiny(tmp_path, **changes), tmp_path)
+        train(tiny(tmp_path, **changes))
 
 
 def test_several_nodes_are_refused(tmp_path, monkeypatch):
     accelerator = SimpleNamespace(num_processes=4)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="4 processes on nodes of 2 each.*train on one node"):
-        Perturbations(accelerator, tmp_path, images())
+        warm_start(accelerator, tmp_path, images())
 
 
 def test_a_disk_without_room_is_refused(tmp_path, monkeypatch):
-    warm = Perturbations(Accelerator(cpu=True), tmp_path, images())
+    warm = warm_start(Accelerator(cpu=True), tmp_path, images())
     room = 2 * 2 * len(images()) * 64
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=room - 1))
     with pytest.raises(ValueError, match="name an --output on another disk"):

@@ -42,8 +42,9 @@ def save(session: "Session", folder: Path, epoch: int, step: int) -> Path:
         if accelerator.is_main_process:
             save_tree(_states(session), aside / "training")
     except Exception as error:
-        # safetensors has a class of its own for a full disk; ask the disk itself.
-        if shutil.disk_usage(folder).free < 1 << 20 or getattr(error, "errno", None) == errno.ENOSPC:
+        # safetensors has a class of its own for what the disk says; ask the disk itself too.
+        full = "No space" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
+        if full or shutil.disk_usage(folder).free < 1 << 20:
             shutil.rmtree(aside, ignore_errors=True)
             raise OSError(errno.ENOSPC, f"no space for a checkpoint in {folder}") from None
         raise
@@ -51,7 +52,7 @@ def save(session: "Session", folder: Path, epoch: int, step: int) -> Path:
     if accelerator.is_main_process:
         files = {path.name: _sha256(path) for path in sorted(aside.iterdir())}
         manifest = {"format": FORMAT, "epoch": epoch, "step": step, "files": files}
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        (aside / MANIFEST).write_text(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1))
         put_in_place(aside, final)
         for old in _sorted(folder)[: -session.config.keep_checkpoints]:
             shutil.rmtree(old)
@@ -72,8 +73,10 @@ def load(session: "Session", checkpoint: Path) -> tuple[int, int]:
         ValueError: the checkpoint is damaged or belongs to another model, method or optimizer.
     """
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        manifest = _manifest(checkpoint)  # all is checked before anything is restored
         for name, expected in manifest["files"].items():
+            if not (checkpoint / name).is_file():
+                raise ValueError(f"{name} is gone")
             if _sha256(checkpoint / name) != expected:
                 raise ValueError(f"{name} is damaged: its sha256 is another than the manifest's")
         _restore(session, load_tree(checkpoint / "training"))
@@ -85,6 +88,26 @@ def load(session: "Session", checkpoint: Path) -> tuple[int, int]:
             "before it, or start afresh with another --output"
         ) from error
     return manifest["epoch"], manifest["step"]
+
+
+def _manifest(checkpoint: Path) -> dict[str, Any]:
+    """What the manifest says, if it says what was written."""
+    if not (checkpoint / MANIFEST).is_file():
+        raise ValueError(f"{MANIFEST} is gone")
+    try:
+        manifest: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text())
+        expected = manifest.pop("sha256")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{MANIFEST} is damaged: {error}") from error
+    if manifest.get("format") != FORMAT:
+        raise ValueError(f"{MANIFEST} is of the format {manifest.get('format')!r}, and this version reads {FORMAT!r}")
+    if _digest(manifest) != expected:
+        raise ValueError(f"{MANIFEST} is damaged: its sha256 is another than it says")
+    return manifest
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
 
 
 def _states(session: "Session") -> dict[str, Any]:
