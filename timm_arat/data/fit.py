@@ -56,4 +56,5 @@ def _size(images: Sequence[Any], index: int) -> tuple[int, int]:
         size: tuple[int, int] = images.size(index)
         return size
     image = images[index]
-    return tuple(image.shape[-2:]) if isinstance(image, torch.Tensor) else (image.height, image.width)
+    height, width = image.shape[-2:] if isinstance(image, torch.Tensor) else (image.height, image.width)
+    return height, width
