@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from ..data import DataConfig, load, subset, tensors
 from ..evaluation import Robustness, evaluate, fingerprint
-from ..files import put_in_place
 from ..models._weights import AUX_NORM, RECORD, WEIGHTS
 from ..pixels import in_pixels
 from . import _curves
@@ -87,7 +86,8 @@ def assemble(
     draw(aside, results, curves, tensors(found.test, shown), labels)
     write_card(aside, repo_id)
 
-    put_in_place(aside, folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
     aside.parent.rmdir()
     return folder
 

@@ -9,7 +9,6 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from ..evaluation import Robustness, Score, eps_text
-from ..files import read_rows
 from ..models._weights import AUX_NORM, CARDS
 from ._curves import Curves
 
@@ -54,7 +53,8 @@ def _facts(folder: Path, config: dict[str, Any], results: Robustness, curves: Cu
         for name, score in (("clean", results.clean), ("PGD-20", results.pgd), ("AutoAttack", results.autoattack))
         if score is not None
     ]
-    seconds = sum(row["seconds"] for row in read_rows(folder / "summary.jsonl"))
+    epochs = [json.loads(line) for line in (folder / "summary.jsonl").read_text().splitlines()]
+    seconds = sum(row["seconds"] for row in {row["epoch"]: row for row in epochs}.values())
     rivals = json.loads((CARDS / "rivals.json").read_text())
     return {
         "name": folder.name,
