@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -71,7 +70,7 @@ def as_trained(
 def _build(name: str, shape: Shape, attack: PGD) -> Method:
     model = shape.build()
     if name == "trades":
-        return TRADES(model, attack=replace(attack, loss="kl"))  # its attack climbs an objective of its own
+        return TRADES(model, attack=attack)
     if name == "madry":
         return Madry(model, attack=attack)
     splits = any(True for _ in batch_norms(model))

@@ -83,7 +83,7 @@ def trades(method: TRADES, x: Tensor, y: Tensor, attack: PGD, norm_mode: NormMod
 
 def _network(method: Method) -> nn.Module:
     """The method's own backbone; takes images in [0, 1]."""
-    return method.pixels
+    return method.network
 
 
 def _branch(method: Method, branch: Literal["main", "aux"]) -> AbstractContextManager[object]:

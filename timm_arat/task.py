@@ -71,7 +71,9 @@ class RobustTask(TrainingTask):
         )
         return self
 
-    def compile(self, backend: str = "inductor", mode: str | None = None, **kwargs: Any) -> nn.Module:
+    def compile(  # type: ignore[override]  # timm's tasks return what they compiled, torch's modules nothing
+        self, backend: str = "inductor", mode: str | None = None, **kwargs: Any
+    ) -> nn.Module:
         """Compile the backbone in place, as torch's `nn.Module.compile`."""
         self.method.model.compile(backend=backend, mode=mode, **kwargs)
         return self.method.model
