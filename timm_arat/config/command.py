@@ -27,7 +27,7 @@ def cli(main: Callable[[], object]) -> Callable[[], None]:
             if os.environ.get("TIMM_ARAT_DEBUG") == "1":
                 raise
             frame = traceback.extract_tb(error.__traceback__)[-1]
-            if not frame.filename.startswith(_PACKAGE):
+            if not frame.filename.startswith((_PACKAGE, str(Path(main.__code__.co_filename).parent))):
                 # Nobody wrote this message for our user, so say where it comes from.
                 print(
                     f"raised at {frame.filename}:{frame.lineno} (TIMM_ARAT_DEBUG=1 shows the way there)",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..attacks import PGD
 from ..methods import Method
-from ..modes import keep_modes
+from ..modes import evaluating
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -17,8 +17,7 @@ Logits = Callable[[Tensor], Tensor]
 def clean_accuracy(accelerator: Accelerator, method: Method, logits: Logits, x: Tensor, y: Tensor, batch: int) -> float:
     """Accuracy of `logits` (images to NxK) on `x`, `y`, in eval mode; each process takes its share."""
     right = torch.zeros((), device=accelerator.device)
-    with keep_modes(method):
-        method.eval()
+    with evaluating(method):
         for xb, yb in _share(accelerator, x, y, batch):
             right += (logits(xb).argmax(-1) == yb).sum()
     return float(accelerator.reduce(right, "sum")) / len(x)
@@ -30,9 +29,8 @@ def robust_accuracy(
     """Accuracy of `model`, which takes [0, 1], under `attack`; the same random starts at every call."""
     right = torch.zeros((), device=accelerator.device)
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), keep_modes(model):
+    with torch.random.fork_rng(devices=devices), evaluating(model):
         torch.manual_seed(seed + accelerator.process_index)
-        model.eval()
         for xb, yb in _share(accelerator, x, y, batch):
             x_adv = attack(model, xb, yb)
             with torch.no_grad():
