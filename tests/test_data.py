@@ -213,7 +213,7 @@ def test_a_mistake_is_answered_with_the_way_out(fields, wanted):
 def test_folders_without_the_split_or_without_images_or_with_other_classes_are_refused(folder):
     assert "has no split 'trian'; it holds train, val" in message(replace(on(folder), train_split="trian"))
     (folder / "val" / "dog").rename(folder / "val" / "fox")
-    assert "['dog', 'fox']" in message(on(folder))
+    assert "split 'val' has images of the classes 'fox', which 'train' has not" in message(on(folder))
     (folder / "test" / "cat").mkdir(parents=True)
     assert "Found 0 images" in message(replace(on(folder), test_split="test"), splits=["test"])
 
@@ -239,7 +239,7 @@ def test_a_workers_error_ends_in_one_line_too(folder, capsys, monkeypatch):
 def test_pixels_outside_0_1_and_labels_out_of_range_are_refused():
     good = torch.rand(2, 3, 4, 4)
     check_images(good)
-    for bad in (good * 255, good - 0.5, good * float("nan")):
+    for bad in (good * 255, good - 0.5, good * float("nan"), good.clone().fill_(-2e-6), good.clone().fill_(1 + 2e-6)):
         with pytest.raises(ValueError, match=r"wanted pixels in \[0, 1\]"):
             check_images(bad)
         with pytest.raises(ValueError, match="divide bytes by 255"):
@@ -257,6 +257,14 @@ def test_pixels_outside_0_1_and_labels_out_of_range_are_refused():
     "fields, wanted",
     [
         (dict(batch_size=0), "batch_size=0"),
+        (dict(eval_batch_size=-1), "eval_batch_size=-1"),
+        (dict(image_size=0), "image_size=0 is not at least 1"),
+        (dict(image_size=-8), "image_size=-8"),
+        (dict(num_classes=0), "num_classes=0"),
+        (dict(num_classes=-3), "num_classes=-3"),
+        (dict(workers=-1), "workers=-1"),
+        (dict(crop="pad8"), "crop='pad8' is not one of pad4, rrc, none"),
+        (dict(val_split="val", val_size=9), "val_split='val' and val_size=9 are two sources"),
         (dict(hflip=2.0), "hflip=2.0"),
         (dict(crop_pct=0.0), "crop_pct=0.0"),
         (dict(val_size=-1), "val_size=-1"),
@@ -282,6 +290,42 @@ def test_a_missing_library_is_answered_with_what_to_install(module, config, want
     monkeypatch.delitem(sys.modules, "timm.data.readers.reader_hfds", raising=False)
     with pytest.raises(ImportError, match=wanted):
         load(config, input_size=(3, 8, 8))
+
+
+def test_what_float_arithmetic_loses_is_clamped_and_the_rest_untouched():
+    x = torch.tensor([-2.98e-8, 0.25, 1.0000001]).expand(2, 1, 1, 3)
+    assert check_images(x).tolist() == [[[[0.0, 0.25, 1.0]]]] * 2
+    assert tensors([(image, 0) for image in x])[0].tolist() == [[[[0.0, 0.25, 1.0]]]] * 2
+    assert x[0, 0, 0, 0] < 0  # the caller's stay as they came
+    inside = torch.rand(2, 1, 1, 3)
+    assert check_images(inside) is inside
+
+
+def test_labels_of_any_integer_type_are_chosen_from_and_read():
+    labels = torch.arange(3).repeat(4)
+    for dtype in (torch.uint8, torch.int8, torch.int32):
+        assert torch.equal(subset(labels.to(dtype), 6, seed=0), subset(labels, 6, seed=0))
+        y = tensors([(torch.zeros(1, 2, 2), label) for label in labels.to(dtype)])[1]
+        assert y.dtype == torch.int64 and torch.equal(y, labels)
+
+
+def test_the_validation_split_of_a_folder_is_read_and_no_training_image_is_held_out(folder):
+    (folder / "val").rename(folder / "validation")
+    (folder / "test" / "dog").mkdir(parents=True)
+    Image.new("RGB", (16, 16), "red").save(folder / "test" / "dog" / "0.png")
+    config = DataConfig(name="folder", root=str(folder), val_split="val")
+    data = load(config, input_size=(3, 16, 16))
+    assert [len(part) for part in (data.train, data.val, data.test)] == [12, 12, 1]
+    files = sorted((folder / "validation").rglob("*.png"))
+    true = torch.stack([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files]).float() / 255
+    assert torch.equal(tensors(data.val)[0], true) and data.val.split == "val" and data.val.augment is None
+    assert load(config, input_size=(3, 16, 16), splits=["val"]).val.labels.tolist() == [0] * 6 + [1] * 6
+    same = replace(config, test_split="validation")
+    assert "data.val_split='val' is data.test_split='validation' too" in message(same)
+    halves = DataConfig(name="torch/cifar10", root=str(folder), val_split="val")
+    assert "data.val_split='val' is data.test_split='test' too" in message(halves)
+    (folder / "validation" / "dog").rename(folder / "validation" / "fox")
+    assert "split 'val' has images of the classes 'fox', which 'train' has not" in message(config)
 
 
 def test_hugging_face_folders_are_read_with_their_class_names(tmp_path, monkeypatch, folder):

@@ -3,6 +3,9 @@ from .images import Images as Images
 from .images import check_images as check_images
 from .images import check_labels as check_labels
 from .images import tensors as tensors
+from .labels import Matched as Matched
+from .labels import match_labels as match_labels
 from .loading import Data as Data
 from .loading import load as load
+from .options import why_no_grid as why_no_grid
 from .strata import subset as subset

@@ -1,7 +1,9 @@
 """What a recipe says about its images."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from timm_arat.data.options import check_mixup, check_transform
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,8 @@ class DataConfig:
         root: Folder of the images (folder, torch/...) or of downloads (hfds/...).
         train_split: Split to train on.
         test_split: Split to test on, once, at the end.
-        val_size: Images held out of the training split to choose the checkpoint by.
+        val_split: Split to choose the checkpoint by, where the data set has one besides those two.
+        val_size: Images held out of the training split to choose the checkpoint by, where there is no val_split.
         val_seed: Seed of the choice of held-out images.
         batch_size: Training images per process and step.
         eval_batch_size: Evaluation images per process and step.
@@ -24,7 +27,13 @@ class DataConfig:
         in_chans: 3 for RGB, 1 for grey.
         crop: Training crop: pad4 (a random crop after padding by 4), rrc (a random resized crop) or none.
         hflip: Probability of a horizontal flip in training.
-        crop_pct: Share of the resized image that evaluation's centre crop keeps; images of the right size stay whole.
+        transform: Further augmentation by options of timm.data.create_transform: auto_augment, color_jitter, re_prob
+            ... (scale, ratio and train_crop_mode with crop rrc). What is not named is off. It comes after crop and
+            flip, and pixels stay in [0, 1]: random erasing fills with ImageNet's mean, or with noise around it.
+        mixup: Mixing of the images of a batch in pairs by options of timm.data.Mixup: mixup_alpha, cutmix_alpha, prob,
+            mode, label_smoothing ... What is not named is off. Labels become soft, and batch_size must be even.
+        crop_pct: Share of the resized image that evaluation's centre crop keeps; where all images of the data set have
+            the right size they stay whole.
         interpolation: How images are resized.
         download: Whether torch/... sets may be downloaded to root.
         workers: Loader processes per process; 0 loads in the main one.
@@ -35,6 +44,7 @@ class DataConfig:
     root: str | None = None
     train_split: str = "train"
     test_split: str = "test"
+    val_split: str | None = None
     val_size: int = 0
     val_seed: int = 0
     batch_size: int = 128
@@ -46,6 +56,8 @@ class DataConfig:
     in_chans: int = 3
     crop: Literal["pad4", "rrc", "none"] = "none"
     hflip: float = 0.0
+    transform: dict[str, Any] = field(default_factory=dict)
+    mixup: dict[str, Any] = field(default_factory=dict)
     crop_pct: float = 0.875
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     download: bool = False
@@ -68,3 +80,12 @@ class DataConfig:
             raise ValueError(f"crop_pct={self.crop_pct} is not in (0, 1]")
         if self.train_split == self.test_split:
             raise ValueError(f"test_split={self.test_split!r} is the training split too; test on other images")
+        if self.val_split is not None and self.val_size:
+            raise ValueError(
+                f"val_split={self.val_split!r} and val_size={self.val_size} are two sources of validation images; "
+                "leave out one of the two"
+            )
+        if self.crop not in ("pad4", "rrc", "none"):
+            raise ValueError(f"crop={self.crop!r} is not one of pad4, rrc, none")
+        check_transform(self.transform, self.crop)
+        check_mixup(self.mixup, self.batch_size)

@@ -9,26 +9,38 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from timm_arat.data.decode import TOLERANCE
+from timm_arat.data.fit import Fit
 from timm_arat.data.sources import Source
 
 Transform = Callable[[Any], Any]  # a PIL image or CxHxW tensor to the same
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # NxCxHxW and N classes to mixed images and NxK soft labels
 
 
 class Images(Dataset[tuple[Tensor, int]]):
     """Some images of a source: `images[i]` is a float tensor CxHxW in [0, 1] and a class index.
 
-    Augmentation draws from torch's global generator: of the process, or of the loader's worker, which the loader seeds
-    from it. So it resumes when that is restored, and differs between ranks when they are seeded differently.
+    Augmentation draws from the global generators of torch and, with data.transform, of numpy and `random`: of the
+    process, or of the loader's worker, which the loader seeds from torch's. So it resumes when they are restored, and
+    differs between ranks when they are seeded differently.
     """
 
     def __init__(
-        self, source: Source, indices: Tensor, fit: Transform, augment: Transform | None = None, native: bool = False
+        self,
+        source: Source,
+        indices: Tensor,
+        fit: Fit,
+        augment: Transform | None = None,
+        native: bool = False,
+        mix: Mix | None = None,
+        no_grid: str = "",
     ):
-        """`fit` makes any image a tensor of the model's size, and leaves one of that size alone; `augment` makes one of
-        that size from a fitted image, or, with `native`, from one as it came."""
+        """`fit` makes any image a tensor of the model's size; `augment` makes one of that size from a fitted image, or,
+        with `native`, from one as it came. `mix` is for whole batches, which a data set of single images leaves to who
+        collates them. `no_grid` says why there is no `grid`."""
         self.source: Source | None = source
         self.indices, self.labels = indices, source.labels[indices]
-        self.fit, self.augment, self.native = fit, augment, native
+        self.fit, self.augment, self.native, self.mix, self.no_grid = fit, augment, native, mix, no_grid
         self.pixels: Tensor | None = None
         self.name, self.split = "images", ""  # what a result calls them
 
@@ -37,15 +49,19 @@ class Images(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image = self._stored(index)
-        return to_unit(self.fit(image) if self.augment is None else self.augment(image)), int(self.labels[index])
+        if self.augment is not None:
+            image = self.augment(image)
+        elif self.native:
+            image = self.fit(image)
+        return to_unit(image), int(self.labels[index])
 
     def grid(self) -> Tensor:
         """Which pixels the augmentation takes, drawn as `images[i]` draws: under one seed, those of its image.
 
         1xHxW int32, 1 + the row-major number of a pixel before augmentation; 0 for padding.
         """
-        if self.native:
-            raise ValueError("data.crop=rrc resamples its pixels, so none has a place before it: set pad4 or none")
+        if self.no_grid:
+            raise ValueError(self.no_grid)
         return self._numbers if self.augment is None else self.augment(self._numbers)
 
     @cached_property
@@ -56,7 +72,7 @@ class Images(Dataset[tuple[Tensor, int]]):
     def plain(self) -> "Images":
         """The same images without augmentation, sharing the memory."""
         plain = copy.copy(self)
-        plain.augment = None
+        plain.augment, plain.mix, plain.no_grid = None, None, ""
         return plain
 
     def cache(self, limit: int | None = None) -> bool:
@@ -95,7 +111,8 @@ class Images(Dataset[tuple[Tensor, int]]):
 def tensors(dataset: Dataset[Any], indices: Tensor | Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
     """Images (NxCxHxW, float32 in [0, 1], not augmented) and labels (N) of a map-style data set, or of its `indices`.
 
-    Raises ValueError for pixels outside [0, 1], which a data set with a normalising transform gives.
+    Raises ValueError for pixels outside [0, 1], which a data set with a normalising transform gives; what float
+    arithmetic loses (1e-6) is clamped.
     """
     if isinstance(dataset, Images):
         dataset = dataset.plain()
@@ -105,18 +122,20 @@ def tensors(dataset: Dataset[Any], indices: Tensor | Sequence[int] | None = None
     pairs = [dataset[index] for index in wanted]
     x = torch.stack([torch.as_tensor(image) for image, _ in pairs]).float()
     y = torch.tensor([int(label) for _, label in pairs])
-    check_images(x)
-    return x, y
+    return check_images(x), y
 
 
-def check_images(x: Tensor) -> None:
-    """ValueError unless every pixel of `x` is in [0, 1]."""
+def check_images(x: Tensor) -> Tensor:
+    """`x`, or a copy clamped to [0, 1] where pixels leave it by no more than 1e-6; ValueError where they do."""
     low, high = float(x.min()), float(x.max())
-    if not (low >= 0 and high <= 1):  # not: so that NaN is caught
+    if low >= 0 and high <= 1:
+        return x
+    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # not: so that NaN is caught
         raise ValueError(
             f"images are in [{low:.3g}, {high:.3g}], wanted pixels in [0, 1]: divide bytes by 255, and "
             "leave mean and std to the model (timm_arat.in_pixels)"
         )
+    return x.clamp(0, 1)
 
 
 def check_labels(labels: Tensor, num_classes: int, where: str) -> None:

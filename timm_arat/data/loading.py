@@ -1,14 +1,18 @@
 """From a DataConfig to the images to train on, to choose the checkpoint by, and to test on."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from timm_arat.data.augment import augmentation, mixing
 from timm_arat.data.config import DataConfig
-from timm_arat.data.images import Images, Transform, check_labels
-from timm_arat.data.sources import Source, open_source
+from timm_arat.data.fit import Fit, crop_pct_for
+from timm_arat.data.images import Images, check_labels
+from timm_arat.data.labels import shortened
+from timm_arat.data.options import why_no_grid
+from timm_arat.data.sources import Source, is_same_split, open_source
 from timm_arat.data.strata import subset
 
 _AUTO_CACHE = 2**31  # bytes a split
@@ -16,13 +20,20 @@ _AUTO_CACHE = 2**31  # bytes a split
 
 @dataclass(frozen=True)
 class Data:
-    """The splits that were asked for (None otherwise) and the classes they share; `val` is part of no other split."""
+    """The splits that were asked for (None otherwise) and the classes they share; `val` is part of no other split.
+
+    class_names: Of the training split, where it was read; labels of all splits are indices into it.
+    preprocessing: What a `pretrained_cfg` must say for timm to prepare images as these are, see `Fit`.
+    notes: What a person should be told, a line each: files that were left out.
+    """
 
     train: Images | None
     val: Images | None
     test: Images | None
     num_classes: int
     class_names: tuple[str, ...]
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def load(
@@ -30,74 +41,67 @@ def load(
 ) -> Data:
     """Read the `splits` (of train, val, test) that `config` describes, for a model that takes `input_size` (C, H, W).
 
-    `val` is held out of the training split by class and seed: `train` never holds it, asked for together or not.
+    `val` is data.val_split or held out of the training split by class and seed: `train` never holds it, asked for
+    together or not. A mistake in the configuration is a ValueError before any image is read.
     """
     if unknown := set(splits) - {"train", "val", "test"}:
         raise ValueError(f"splits {sorted(unknown)} are none of train, val, test")
     if input_size[0] != config.in_chans:
         raise ValueError(f"the model takes {input_size[0]} channels, data.in_chans={config.in_chans}")
     size = input_size[1:] if config.image_size is None else (config.image_size, config.image_size)
-    wanted = {"train": "train" in splits or "val" in splits, "test": "test" in splits}
-    names = {"train": config.train_split, "test": config.test_split}
-    sources = {each: _open(config, names[each]) for each, is_wanted in wanted.items() if is_wanted}
-    class_names = _shared_classes(config, sources)
+    augment = augmentation(config, size)  # before images are read, so that its mistakes need not wait for them
+    names = _split_names(config, splits)
+    opened = {each: _open(config, name) for each, name in names.items()}
+    sources = _in_one_list(config, opened, names)
+    class_names = next(iter(sources.values())).class_names
     num_classes = config.num_classes or len(class_names)
     for each, source in sources.items():
         check_labels(source.labels, num_classes, f"data set {config.name!r}, split {names[each]!r}")
 
-    fit = Fit(size, config.crop_pct, config.interpolation)
+    # By the images that are tested, where they are read: what is exported must say how these were prepared.
+    judged = sources.get("test") or sources.get("val") or sources["train"]
+    fit = Fit(size, crop_pct_for(judged.images, size, config.crop_pct), config.interpolation)
     found: dict[str, Images] = {}
     if "train" in sources:
         train, val = _hold_out(config, sources["train"])
         if "train" in splits:
-            found["train"] = Images(sources["train"], train, fit, _augment(config, size), native=config.crop == "rrc")
+            found["train"] = Images(
+                sources["train"], train, fit, augment, native=config.crop == "rrc", mix=mixing(config, num_classes),
+                no_grid=why_no_grid(config.transform, config.mixup, config.crop),
+            )  # fmt: skip
         if "val" in splits and len(val):
             found["val"] = Images(sources["train"], val, fit)
-    if "test" in sources:
-        found["test"] = Images(sources["test"], torch.arange(len(sources["test"].labels)), fit)
+    for each in ("val", "test"):
+        if each in sources:
+            found[each] = Images(sources[each], torch.arange(len(sources[each].labels)), fit)
     for each, images in found.items():
         # A folder says nothing of itself by the reader's name.
         images.name = config.root if config.name == "folder" and config.root else config.name
-        images.split = names["test" if each == "test" else "train"]
+        images.split = names.get(each, config.train_split)
     if config.cache != "never":
         for images in found.values():
             images.cache(None if config.cache == "always" else _AUTO_CACHE)
-    return Data(found.get("train"), found.get("val"), found.get("test"), num_classes, class_names)
+    notes = tuple(f"{names[each]}: {note}" for each, source in sources.items() for note in source.notes)
+    return Data(
+        found.get("train"), found.get("val"), found.get("test"), num_classes, class_names, fit.preprocessing, notes
+    )
 
 
-class Fit:
-    """timm's evaluation transform to HxW; an image that has the size already only becomes a tensor, bit for bit."""
-
-    def __init__(self, size: tuple[int, int], crop_pct: float, interpolation: str):
-        from timm.data import create_transform
-        from timm.data.transforms import MaybePILToTensor
-
-        self.size, self.to_tensor = size, MaybePILToTensor()
-        self.resize = create_transform((3, *size), crop_pct=crop_pct, interpolation=interpolation, normalize=False)
-
-    def __call__(self, image: Any) -> torch.Tensor:
-        size = tuple(image.shape[-2:]) if isinstance(image, torch.Tensor) else (image.height, image.width)
-        if size == self.size:
-            return self.to_tensor(image)
-        resized = self.resize(image)
-        # Bicubic interpolation of floats leaves [0, 1].
-        return resized.clamp(0, 1) if resized.is_floating_point() else resized
-
-
-def _augment(config: DataConfig, size: tuple[int, int]) -> Transform | None:
-    from timm.data.transforms import MaybePILToTensor
-    from torchvision import transforms
-
-    # The first generation of torchvision's transforms: on one small tensor 3.5 times as fast as v2 (93 and 330 us).
-    interpolation = transforms.InterpolationMode(config.interpolation)
-    crops = {
-        "none": [],
-        "pad4": [transforms.RandomCrop(size, padding=4)],
-        "rrc": [transforms.RandomResizedCrop(size, interpolation=interpolation)],
-    }
-    flip = [transforms.RandomHorizontalFlip(config.hflip)] if config.hflip else []
-    steps = [*crops[config.crop], *flip]
-    return transforms.Compose([*steps, MaybePILToTensor()]) if steps else None
+def _split_names(config: DataConfig, splits: Collection[str]) -> dict[str, str]:
+    """The splits to read, training first, and their names in the data set."""
+    names = {"train": config.train_split, "test": config.test_split}
+    wanted = {"train": "train" in splits, "test": "test" in splits}
+    if config.val_split is None:
+        wanted["train"] |= "val" in splits  # of which it is a part
+    else:
+        for other in ("train", "test"):
+            if is_same_split(config.name, config.val_split, names[other]):
+                raise ValueError(
+                    f"data.val_split={config.val_split!r} is data.{other}_split={names[other]!r} too: choose the "
+                    "checkpoint by other images, data.val_size training images for example"
+                )
+        names["val"], wanted["val"] = config.val_split, "val" in splits
+    return {each: names[each] for each in ("train", "val", "test") if wanted.get(each)}
 
 
 def _open(config: DataConfig, split: str) -> Source:
@@ -126,15 +130,27 @@ def _hold_out(config: DataConfig, source: Source) -> tuple[torch.Tensor, torch.T
     return is_train.nonzero()[:, 0], val
 
 
-def _shared_classes(config: DataConfig, sources: dict[str, Source]) -> tuple[str, ...]:
-    first, *rest = (source.class_names for source in sources.values())
-    longest = max([first, *rest], key=len)
-    for names in rest:
-        named = any(name != str(index) for index, name in enumerate(longest))
-        if named and names != first:
-            odd = sorted(set(names) ^ set(first)) or "their order"
-            raise ValueError(
-                f"data set {config.name!r}: {config.train_split} and {config.test_split} differ in "
-                f"their classes: {odd}; the same label would mean different things"
-            )
-    return longest
+def _in_one_list(config: DataConfig, sources: dict[str, Source], names: dict[str, str]) -> dict[str, Source]:
+    """The sources with their labels in one list of classes: the training split's, where it is read.
+
+    Where a reader has names, a class keeps its name and takes the number that this has in the list; a split may lack
+    some. Numbers that a reader does not name mean the same in all splits.
+    """
+    named = [each for each, source in sources.items() if source.is_named]
+    lists = [source.class_names for source in sources.values()]
+    shared = sources[named[0]].class_names if named else max(lists, key=len)
+    found = {}
+    for each, source in sources.items():
+        if source.is_named and source.class_names != shared:
+            where = f"data set {config.name!r}, split {names[each]!r}"
+            check_labels(source.labels, len(source.class_names), where)
+            used = [source.class_names[label] for label in source.labels.unique().tolist()]
+            if unknown := [name for name in used if name not in shared]:
+                raise ValueError(
+                    f"{where} has images of the classes {shortened(unknown)}, which {names[named[0]]!r} has not; it "
+                    f"has {shortened(shared)}: take them out, or train on them too"
+                )
+            numbers = [shared.index(name) if name in shared else -1 for name in source.class_names]
+            source = replace(source, labels=torch.tensor(numbers)[source.labels])
+        found[each] = replace(source, class_names=shared)
+    return found

@@ -3,13 +3,19 @@
 import difflib
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
+
+from timm_arat.data.decode import decode, header_size, to_mode
+from timm_arat.data.folders import all_extensions, is_image, label_by_folder, left_out
+from timm_arat.data.labels import read_labels
 
 # What `create_dataset` knows; it takes any other name for a folder, so a typo would read the wrong images.
 _TORCH_HALVES = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
@@ -20,13 +26,21 @@ _EVAL = ("val", "valid", "validation", "eval", "evaluation")
 _STREAM_BYTES = 2**31
 
 
+_FOLDERS = ("", "folder", "torch/folder", "torch/image_folder")
+
+
 @dataclass(frozen=True)
 class Source:
-    """N images by index, each a PIL image or a CxHxW tensor (uint8, or float in [0, 1]), with N labels and K names."""
+    """N images by index, each a PIL image or a CxHxW tensor (uint8, or float in [0, 1]), with N labels and K names.
+
+    `is_named`: the names are the reader's, not made up from the labels. `notes`: what a person should be told.
+    """
 
     images: Sequence[Any]
     labels: Tensor
     class_names: tuple[str, ...]
+    is_named: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def open_source(
@@ -47,26 +61,35 @@ def open_source(
     if rest in _TORCH_HALVES and split not in (*_TRAIN, *_EVAL, "test"):
         # timm takes any word but `train` for the second half.
         raise ValueError(f"data set {name!r} has no split {split!r}; it has train and test")
-    if name in ("", "folder", "torch/folder", "torch/image_folder"):
+    if name in _FOLDERS:
         root = _split_root(root, split)
     if kind == "hfds" and rest.startswith((".", "/", "~")) and not os.path.isdir(rest):
         raise ValueError(f"data set {name!r}: there is no folder {rest!r} (seen from {os.getcwd()})")
     mode = "L" if in_chans == 1 else "RGB"
-    dataset = _create(
-        "" if name == "folder" else name, split, root, download, mode, keys if kind in ("hfds", *_STREAMS) else {}
-    )
+    options: dict[str, Any] = keys if kind in ("hfds", *_STREAMS) else {}
+    if name in _FOLDERS and kind == "torch":
+        options = dict(loader=partial(_load, mode=mode), is_valid_file=_is_image_file, allow_empty=True)
+    dataset = _create("" if name == "folder" else name, split, root, download, mode, options)
+    notes: tuple[str, ...] = ()
+    if name in _FOLDERS:
+        assert root is not None
+        notes = left_out(root) if kind == "torch" else label_by_folder(dataset.reader, root)
     if kind == "hfds":
         _check_columns(name, dataset.reader)
     if kind in _STREAMS:
         dataset = _drained(dataset, name)
-    try:
-        labels = torch.as_tensor([-1 if label is None else int(label) for label in _targets(dataset)], dtype=torch.long)
-    except TypeError as error:
-        raise ValueError(f"data set {name!r}: a label is not one class index: {error}") from error
-    if not len(labels):
-        raise ValueError(f"data set {name or root!r}, split {split!r}: no images")
+    labels, class_names, is_named = read_labels(dataset, f"data set {name or root!r}, split {split!r}")
     images = _Files(dataset.reader, mode) if hasattr(dataset, "reader") else _Pictures(dataset, mode)
-    return Source(images, labels, _class_names(dataset, labels))
+    return Source(images, labels, class_names, is_named, notes)
+
+
+def is_same_split(name: str, one: str, other: str) -> bool:
+    """Whether two names of splits mean the same images of the data set `name`."""
+    synonyms = [_TRAIN, _EVAL]
+    if name.partition("/")[2] in _TORCH_HALVES:
+        synonyms = [_TRAIN, (*_EVAL, "test")]  # timm takes any word but `train` for the second half
+    has_synonyms = name in _FOLDERS or name.startswith("torch/")
+    return one == other or has_synonyms and any(one in words and other in words for words in synonyms)
 
 
 def _create(name: str, split: str, root: str | None, download: bool, mode: str, keys: dict[str, Any]) -> Any:
@@ -74,9 +97,10 @@ def _create(name: str, split: str, root: str | None, download: bool, mode: str, 
 
     kind = name.partition("/")[0]
     try:
-        return create_dataset(
-            name, root=root, split=split, search_split=False, download=download, input_img_mode=mode, **keys
-        )
+        with all_extensions() if kind == "" else nullcontext():
+            return create_dataset(
+                name, root=root, split=split, search_split=False, download=download, input_img_mode=mode, **keys
+            )
     except ImportError as error:
         extra = "timm_arat[data]" if kind in ("hfds", "hfids") else str(error.name)
         raise ImportError(f"data set {name!r} needs {error.name}: pip install {extra}") from error
@@ -142,27 +166,6 @@ def _drained(dataset: Iterable[tuple[Image.Image, Any]], name: str) -> list[tupl
     return pairs
 
 
-def _targets(dataset: Any) -> Iterable[Any]:
-    """Every label, without decoding an image where the data set allows it."""
-    holder = getattr(dataset, "reader", dataset)
-    if hasattr(holder, "label_key"):
-        return list(holder.dataset[holder.label_key])
-    targets = getattr(holder, "targets", None)
-    if targets is not None and len(targets) == len(dataset) and torch.as_tensor(targets).dim() == 1:
-        return torch.as_tensor(targets).tolist()
-    if hasattr(holder, "samples"):
-        return (label for _, label in holder.samples)
-    return (dataset[index][1] for index in range(len(dataset)))
-
-
-def _class_names(dataset: Any, labels: Tensor) -> tuple[str, ...]:
-    holder = getattr(dataset, "reader", dataset)
-    by_name = getattr(holder, "class_to_idx", None) or getattr(holder, "class_name_to_idx", None)
-    if by_name:
-        return tuple(name for name, _ in sorted(by_name.items(), key=lambda item: item[1]))
-    return tuple(map(str, range(int(labels.max()) + 1)))
-
-
 class _Files(Sequence[Image.Image]):
     """The images of a timm reader. timm's own dataset replaces an image that it cannot read by the next one."""
 
@@ -173,13 +176,16 @@ class _Files(Sequence[Image.Image]):
         return len(self.reader)
 
     def __getitem__(self, index: Any) -> Any:
-        file = self.reader[index][0]
-        try:
-            return Image.open(file).convert(self.mode)
-        except (OSError, UnidentifiedImageError) as error:
-            raise ValueError(f"image {index} ({self.reader.filename(index)}) cannot be read: {error}") from error
-        finally:
-            file.close()
+        with self.reader[index][0] as file:
+            return decode(file, self.mode, self._name(index))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """H, W, by the header of the file."""
+        with self.reader[index][0] as file:
+            return header_size(file, self._name(index))
+
+    def _name(self, index: int) -> str:
+        return f"image {index} ({self.reader.filename(index)})"
 
 
 class _Pictures(Sequence[Image.Image]):
@@ -192,4 +198,13 @@ class _Pictures(Sequence[Image.Image]):
         return len(self.pairs)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.pairs[index][0].convert(self.mode)
+        return to_mode(self.pairs[index][0], self.mode)
+
+
+def _load(path: str, mode: str) -> Image.Image:
+    with open(path, "rb") as file:
+        return decode(file, mode, f"image {path}")
+
+
+def _is_image_file(path: str) -> bool:
+    return is_image(os.path.basename(path))
