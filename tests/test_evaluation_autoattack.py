@@ -1,12 +1,15 @@
 import itertools
+from functools import partial
 
 import pyautoattack
 import pytest
 import torch
-from helpers_evaluation import digits, shorten, trained
+from helpers_evaluation import digits, short_attacks, shorten, trained
+from torch import nn
 
 from timm_arat import evaluate
-from timm_arat.evaluation._autoattack import NORMS, standard_attacks
+from timm_arat.evaluation import _evaluate, table
+from timm_arat.evaluation._autoattack import MARGIN, NORMS, _targeted_margin, standard_attacks
 from timm_arat.evaluation._journal import Journal
 from timm_arat.evaluation._loop import run_attacks
 from timm_arat.evaluation._model import frozen
@@ -63,9 +66,38 @@ def test_settings_are_the_standard_ones():
     assert attacks["square"].n_queries == 5000
 
 
-def test_three_classes_are_refused_with_the_way_out():
-    with pytest.raises(ValueError, match=r"at least 4 classes.*has 3.*attacks=\('clean', 'pgd'\)"):
-        standard_attacks(trained(), 3, norm="linf", eps=0.1, seed=0)
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("norm, eps", [("linf", 0.1), ("l2", 0.4), ("l1", 1.0)])
+def test_fewer_than_four_classes_climb_the_margin_and_say_so(num_classes, norm, eps, monkeypatch):
+    monkeypatch.setattr(_evaluate, "standard_attacks", short_attacks)
+    x, y = digits(num_classes)
+    result = evaluate(trained(num_classes), (x[-60:], y[-60:]), norm=norm, eps=eps, progress=False)
+    assert result.attacks["autoattack"].startswith(f"{MARGIN}, {num_classes - 1} target")
+    assert "AutoAttack*: not the standard version" in table(result) and "(n=60)*" in table(result)
+    assert "*" not in table(evaluate(trained(), digits(), pgd_images=20, attacks=("pgd",), progress=False))
+
+
+def test_the_margin_breaks_what_the_targeted_loss_breaks():
+    """With four classes both are defined, and APGD-T alone, 100 steps, is as strong with either."""
+    net, (x, y) = trained(4), digits(4)
+    x, y = x[-80:], y[-80:]
+    left = []
+    for loss in (None, _targeted_margin):
+        with frozen(net):
+            part = standard_attacks(net, 4, norm="linf", eps=0.15, seed=0)["apgd-t"].args[0]
+            if loss is not None:
+                part.dlr_loss_targeted = partial(loss, part)
+            left.append(int((net(part.perturb(x, y)).argmax(1) == y).sum()))
+    assert abs(left[0] - left[1]) <= 2 and 0 < left[0] < 70
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 10), (1, 4, 4)], ids=str)
+def test_sizes_that_square_cannot_search_are_refused_before_anything_runs(shape):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(shape[1] * shape[2], 10))
+    x, y = torch.rand(4, *shape), torch.arange(4)
+    with pytest.raises(ValueError, match=rf"images are {shape[1]}x{shape[2]}, and AutoAttack's Square"):
+        evaluate(net, (x, y), norm="l2", eps=0.5, progress=False)
+    assert evaluate(net, (x, y), norm="l2", eps=0.5, attacks=("pgd",), progress=False).clean.n == 4
 
 
 def test_each_attack_only_sees_images_that_are_still_right():

@@ -48,14 +48,46 @@ def test_honest_model_gets_no_warning():
 
 def test_zero_gradients_and_a_strong_square_are_reported():
     result = run(Quantized(), ("clean", "pgd", "autoattack"))
-    zero, square = result.warnings
+    zero, *_, square = result.warnings
     assert "met a gradient of zeros" in zero and result.zero_gradient == sum(result.clean.correct)
     assert "Square, which uses no gradient, breaks" in square
 
 
 def test_more_steps_weaker_than_one_is_reported():
-    (warning,) = run(Misleading()).warnings
-    assert "more steps should never be weaker" in warning
+    assert "more steps should never be weaker" in run(Misleading()).warnings[-1]
+
+
+def scored(**right):
+    """Scores of 100 images, of which these many are right; `unbounded` is over the last 50."""
+    return {
+        name: Score.of(range(50, 100), [i >= 100 - n for i in range(50, 100)], [0] * 50, 1)
+        if name == "unbounded"
+        else Score.of(range(100), [i >= 100 - n for i in range(100)], [0] * 100, 1)
+        for name, n in right.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "scores, sign",
+    [
+        (scored(clean=90, unbounded=3), "PGD at linf 0.5 leaves 3 of 50 images"),
+        (scored(clean=90, pgd=50, square=38), "AutoAttack is 12.0 points below PGD"),
+        (scored(clean=90, pgd=30, square=37), "PGD breaks 7 images that AutoAttack leaves"),
+    ],
+    ids=["unbounded", "far below", "above"],
+)
+def test_each_sign_is_told_from_the_scores(scores, sign):
+    (warning,) = masking_warnings(scores, 0)
+    assert warning.startswith(sign)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [scored(clean=90, unbounded=2), scored(clean=90, pgd=50, square=41), scored(clean=90, pgd=30, square=32)],
+    ids=["unbounded", "below", "above"],
+)
+def test_what_happens_to_honest_models_is_no_sign(scores):
+    assert masking_warnings(scores, 0) == ()
 
 
 def test_one_image_broken_by_square_is_no_sign_but_two_are():

@@ -1,8 +1,11 @@
 """The result of an evaluation as data: intervals, JSON, merging, comparing, the table."""
 
+import itertools
 import json
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -150,8 +153,54 @@ def test_difference_and_its_interval_follow_the_pairs():
     paired = mcnemar(score([True] * 60 + [False] * 40), score([True] * 50 + [False] * 50))
     assert (paired.n, paired.only_a, paired.only_b) == (100, 10, 0)
     low, high = paired.interval
-    assert paired.difference == 0.1 and low < 0.1 < high
-    assert (high - low) / 2 == pytest.approx(1.96 * (10 - 1) ** 0.5 / 100, abs=1e-4)
+    assert paired.difference == 0.1 and 0 < low < 0.1 < high
+
+
+def test_the_interval_of_a_difference_is_the_score_test_s():
+    """By brute force: the likelihood of the three counts, maximised under each difference, and its corrected score."""
+    n, only_a, only_b = 50, 9, 2
+    b = np.linspace(1e-6, 1, 20_001)  # chance of only_b
+
+    def refused(difference):
+        a, rest = b + difference, 1 - difference - 2 * b
+        fits = (a > 0) & (rest > 0)
+        likelihood = only_a * np.log(a[fits]) + only_b * np.log(b[fits])
+        likelihood += (n - only_a - only_b) * np.log(rest[fits])
+        chance = b[fits][likelihood.argmax()]
+        deviation = math.sqrt(n * (2 * chance + difference * (1 - difference)))
+        return abs(only_a - only_b - n * difference) - 1 > 1.959964 * deviation
+
+    low, high = Paired(n, only_a, only_b).interval
+    assert not refused(low + 1e-3) and not refused(high - 1e-3)
+    assert refused(low - 1e-3) and refused(high + 1e-3)
+
+
+@pytest.mark.parametrize("n", [200, 1000])
+def test_the_interval_holds_zero_where_the_printed_test_does_not_refuse_it(n):
+    for only_a, only_b in itertools.product(range(0, 40), repeat=2):
+        paired = Paired(n, only_a, only_b)
+        low, high = paired.interval
+        assert -1 <= low <= paired.difference <= high <= 1
+        if not 0.048 < paired.p_value < 0.052:  # the correction is an approximation of the exact test
+            assert (low <= 0 <= high) == (paired.p_value >= 0.05)
+    assert Paired(n, 0, 0).interval[0] < 0 < Paired(n, 0, 0).interval[1]
+
+
+@pytest.mark.parametrize("n", [32, 200])
+@pytest.mark.parametrize("chances", [(0, 0), (0.02, 0.02), (0.1, 0.02), (0.3, 0.05), (0.2, 0.3), (0, 0.05)], ids=str)
+def test_the_interval_covers_the_true_difference(n, chances):
+    only_a, only_b = chances
+    counts = np.random.default_rng(0).multinomial(n, [only_a, only_b, 1 - only_a - only_b], size=2000)
+    different, times = np.unique(counts[:, :2], axis=0, return_counts=True)
+    inside = [low <= only_a - only_b <= high for low, high in (Paired(n, *map(int, row)).interval for row in different)]
+    assert times[inside].sum() / times.sum() > 0.93
+
+
+@pytest.mark.parametrize("n", [1, 3, 7, 49, 1000, 10_000])
+def test_wilson_s_limits_lie_round_the_share(n):
+    for right in {0, 1, n // 2, n - 1, n}:
+        low, high = wilson(right, n)
+        assert 0 <= low <= right / n <= high <= 1
 
 
 def test_compare_pairs_only_common_images():

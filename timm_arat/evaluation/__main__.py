@@ -1,11 +1,11 @@
 """`recipes/evaluate.py MODEL --data.name NAME`: measure, print a table, write JSON; Ctrl-C and call again to resume."""
 
-import re
+import sys
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 
 from timm_arat.config import cli, read
 from timm_arat.data import DataConfig
+from timm_arat.evaluation._known import known
 from timm_arat.evaluation.config import ATTACK_NAMES, AttackName, EvaluationConfig
 
 
@@ -15,14 +15,15 @@ class Options(EvaluationConfig):
 
     Attributes:
         model: What timm.create_model takes (a name, hf-hub:ORG/NAME, local-dir:PATH), or a run's folder.
-        data: The images.
+        data: The images. A run or a published checkpoint knows its own, and its threat; a word here replaces one field.
         attack: The strongest attack to run; the weaker ones run, too.
-        output: The JSON to write; results.json in a run's folder, else MODEL.results.json here.
+        output: The JSON to write; results.json in a run's folder, else MODEL.results.json here. Another data set or
+            threat than the model's or the file's goes into a file beside it, and so does a weaker result.
         device: Such as cuda or cpu; cuda if there is one.
     """
 
     model: str
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataConfig = field(default_factory=lambda: DataConfig(name=""))  # none by default, see `main`
     attack: AttackName = "autoattack"
     attacks: tuple[AttackName, ...] = field(init=False)
     output: str | None = None
@@ -40,33 +41,48 @@ class Options(EvaluationConfig):
 @cli
 def main() -> None:
     """The command line."""
-    options = read(
+    words = sys.argv[1:]
+    options = _read(words)  # a first time for the model alone; a typing error ends it here
+    own = known(options.model)
+    options = _read([*own.words(options.data.name), *words])
+    if not options.data.name:
+        raise ValueError(
+            f"data.name: {options.model} is no run or checkpoint that knows its data: give --data.name, such as "
+            "digits, torch/cifar10 or hfds/FOLDER"
+        )
+    config = options.config.with_threat(own.norm or "linf", own.eps)  # type: ignore[arg-type]  # checked there
+    assert config.norm and config.eps
+    differences = own.differences(options.data, config.norm, config.eps)
+    # Here, so that --help and errors do not wait for torch.
+    from timm_arat.evaluation import evaluate, table
+    from timm_arat.evaluation._place import place, save
+
+    output = place(options.model, options.data, config.norm, config.eps, output=options.output, other=bool(differences))
+    state = output.with_name(output.name + ".state")
+    try:
+        result = evaluate(options.model, options.data, config, state=state, device=options.device)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted: the same command goes on from {state}")
+        raise
+    written = save(result, output)
+    state.unlink()
+    print(table(result))
+    if differences:
+        print(f"not what {options.model} was made for: {'; '.join(differences)}")
+    if written != output:
+        print(f"{output} is kept: it has more images or attacks than this result")
+    print(f"written to {written}")
+
+
+def _read(words: list[str]) -> Options:
+    return read(
         Options,
+        words,
         variants={},
         prog="evaluate.py",
         description="Clean, PGD-20 and AutoAttack accuracy.",
         positional="model",
     )
-    # Here, so that --help and errors do not wait for torch.
-    from timm_arat.evaluation import evaluate, table
-
-    output = Path(options.output) if options.output else _output(options.model)
-    state = output.with_name(output.name + ".state")
-    try:
-        result = evaluate(options.model, options.data, options.config, state=state, device=options.device)
-    except KeyboardInterrupt:
-        print(f"\ninterrupted: the same command goes on from {state}")
-        raise
-    result.save(output)
-    state.unlink()
-    print(table(result))
-    print(f"written to {output}")
-
-
-def _output(model: str) -> Path:
-    if Path(model).is_dir():
-        return Path(model) / "results.json"
-    return Path(re.sub(r"[^\w.-]+", "_", model) + ".results.json")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from timm_arat.attacks import PGD, Perturbed
 from timm_arat.evaluation._autoattack import check_size, describe, standard_attacks
+from timm_arat.evaluation._blind import blind_share
 from timm_arat.evaluation._checks import check_model
 from timm_arat.evaluation._journal import Journal
 from timm_arat.evaluation._loop import Attack, Outcome, run_attacks
@@ -102,7 +103,9 @@ def evaluate(
         num_classes = check_model(net, x, images.y, gradients=bool({"pgd", "autoattack"} & set(attacks)))
         stages: list[Stage] = [(torch.arange(len(images.x)), {"clean": _unchanged})]
         ran: dict[str, str] = {}
+        blind = 0.0
         if "pgd" in attacks:
+            blind = blind_share(net, x[0])
             # One stage each, since each starts from the images that are right without an attack.
             unbounded, grey = unbounded_attack(net, images)
             plain = {"fgsm": replace(pgd, steps=1, step_size=pgd.radius, random_start=False), "pgd": pgd}
@@ -140,6 +143,7 @@ def evaluate(
         device=_device_name(device_of(net)),
         command=command or shlex.join(sys.argv),
         fast=fast,
+        blind=blind,
         **measured,
     )
 

@@ -10,14 +10,16 @@ UNBOUNDED_SHARE = 0.05
 GAP = 0.1  # of PGD over AutoAttack; 2 to 7 points are usual in adversarially trained networks
 
 
-def masking_warnings(scores: dict[str, Score], zero_gradient: int) -> tuple[str, ...]:
+def masking_warnings(scores: dict[str, Score], zero_gradient: int, blind: float = 0.0) -> tuple[str, ...]:
     """The signs found in these scores, each one sentence; empty for an honest model.
 
     scores: by the names of `Robustness.scores`; what was not run is not judged. zero_gradient: images, out of those
-    that PGD attacked, for which at least one step had no gradient at all.
+    that PGD attacked, for which at least one step had no gradient at all. blind: share
+    of the pixels whose gradient is hidden.
     """
     found = (
         _zero_gradients(scores, zero_gradient),
+        _blind_pixels(blind),
         _unbounded_fails(scores),
         _more_steps_weaker(scores),
         _autoattack_far_below(scores),
@@ -37,6 +39,15 @@ def _zero_gradients(scores: dict[str, Score], zero_gradient: int) -> str | None:
     return (
         f"{zero_gradient} of {attacked} attacked images ({zero_gradient / attacked:.1%}) met a gradient of zeros: "
         "gradient attacks cannot see this model, so its robust accuracy is an upper bound"
+    )
+
+
+def _blind_pixels(blind: float) -> str | None:
+    if not blind:
+        return None
+    return (
+        f"{blind:.1%} of the pixels change the logits and have no gradient: attacks by gradient leave them alone, so "
+        "robust accuracy is an upper bound"
     )
 
 

@@ -45,6 +45,7 @@ class Robustness:
     accuracy. attacks: by name, their settings. eps: in pixels of [0, 1].
     zero_gradient: images of PGD's that met a gradient of zeros. seconds: by name, summed over resumed parts and shards.
     fast: with BatchNorms folded, equal up to rounding; results that do not say so were measured without.
+    blind: share of the pixels that the model looks at without a gradient, see `_blind`.
     """
 
     model: str
@@ -62,6 +63,7 @@ class Robustness:
     device: str
     command: str
     fast: bool = False
+    blind: float = 0.0
 
     @property
     def clean(self) -> Score | None:
@@ -80,7 +82,7 @@ class Robustness:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Signs of masked gradients, computed from the scores."""
-        return masking_warnings(self.scores, self.zero_gradient)
+        return masking_warnings(self.scores, self.zero_gradient, self.blind)
 
     def to_json(self) -> dict[str, Any]:
         fields = {"format": FORMAT, **asdict(replace(self, scores={}))}

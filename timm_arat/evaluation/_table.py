@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from timm_arat.evaluation._autoattack import ATTACKS
+from timm_arat.evaluation._autoattack import ATTACKS, STANDARD
 from timm_arat.evaluation._robustness import Robustness, eps_text
 from timm_arat.evaluation._score import Score
 
@@ -14,8 +14,9 @@ def table(*results: Robustness) -> str:
 
     Threats and data sets are named below, once if they are the same for all; then AutoAttack's steps and the warnings.
     """
-    rows = [HEADER, *((r.model, _cell(r.clean), _cell(r.pgd), _cell(r.autoattack)) for r in results)]
+    rows = [HEADER, *((r.model, _cell(r.clean), _cell(r.pgd), _cell(r.autoattack) + _mark(r)) for r in results)]
     lines = _aligned(rows)
+    lines += [f"AutoAttack*: {what}" for what in dict.fromkeys(r.attacks["autoattack"] for r in results if _mark(r))]
     lines += [f"{', '.join(names)}: {what}" if len(names) < len(results) else what for what, names in _shared(results)]
     for r in results:
         if r.autoattack:
@@ -30,6 +31,12 @@ def _cell(score: Score | None) -> str:
         return "-"
     low, high = score.interval
     return f"{100 * score.accuracy:.1f} \u00b1 {50 * (high - low):.1f} (n={score.n})"
+
+
+def _mark(result: Robustness) -> str:
+    """A star if the AutoAttack of this result is not the standard version."""
+    version = result.attacks.get("autoattack", STANDARD)
+    return "" if version.startswith(STANDARD) else "*"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

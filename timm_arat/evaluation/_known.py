@@ -1,0 +1,105 @@
+"""What a model brings along: the data, preprocessing and threat that a run or a published checkpoint was made for."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from timm_arat.data import DataConfig
+
+PREPROCESSING = ("image_size", "in_chans", "crop_pct", "interpolation")
+DATA_SET = ("root", "test_split", "input_key", "target_key", "num_classes", "download", "workers", "cache")
+SAME = ("name", "test_split", "input_key", "target_key", *PREPROCESSING)  # what makes two test sets the same
+
+
+@dataclass(frozen=True)
+class Known:
+    """data: fields of DataConfig by name. norm, eps: the threat. All empty for a model that nobody here trained."""
+
+    data: dict[str, Any]
+    norm: str | None = None
+    eps: float | None = None
+
+    def words(self, data_name: str) -> list[str]:
+        """`data` as words of the command line. Of another data set than its own only the preprocessing is of use."""
+        other = data_name and data_name != self.data.get("name")
+        wanted = PREPROCESSING if other else ("name", *DATA_SET, *PREPROCESSING)
+        given = {name: self.data[name] for name in wanted if self.data.get(name) is not None}
+        return [word for name, value in given.items() for word in (f"--data.{name}", json.dumps(value).strip('"'))]
+
+    def differences(self, data: DataConfig, norm: str, eps: float) -> list[str]:
+        """In what an evaluation is another than the model was made for, each a phrase; empty if nothing is known."""
+        found = []
+        default = DataConfig()
+        for name in SAME if self.data else ():
+            own, asked = self.data.get(name, getattr(default, name)), getattr(data, name)
+            if own != asked:
+                found.append(f"data.{name} {asked} in the place of {own}")
+        if self.norm and (norm != self.norm or (self.eps is not None and abs(eps - self.eps) > 1e-9)):
+            own = f"{self.norm} {self.eps:.5g}" if self.eps is not None else self.norm
+            found.append(f"the threat {norm} {eps:.5g} in the place of {own}")
+        return found
+
+
+def known(model: str) -> Known:
+    """What is known of `model`: of a run's folder, an assembled checkpoint's, or a registered checkpoint's name.
+
+    Raises:
+        ValueError: a file of its folder cannot be read.
+    """
+    for folder in _folders(model):
+        for name in ("config.yaml", "training.yaml"):
+            if (folder / name).is_file():
+                return _read(folder / name, folder / "config.json")
+    return Known({})
+
+
+def _folders(model: str) -> list[Path]:
+    path = Path(model.removeprefix("local-dir:"))
+    if path.is_dir():
+        return [path, path.resolve().parent]  # RUN, or RUN/model
+    if ":" in model:
+        return []
+    # Here, since they import timm, which a folder does not need yet.
+    import timm
+
+    from timm_arat.models._weights import CARDS
+
+    if not timm.is_model(model):
+        return []
+    cfg = timm.get_pretrained_cfg(model)
+    architecture = model.partition(".")[0]
+    return [CARDS / f"{architecture}.{cfg.tag}"] if cfg is not None and cfg.tag else []
+
+
+def _read(recipe: Path, config: Path) -> Known:
+    try:
+        run = yaml.safe_load(recipe.read_text())
+        facts = json.loads(config.read_text()) if config.is_file() else {}
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(
+            f"{recipe.parent}: its configuration cannot be read: {' '.join(str(error).split())}"
+        ) from error
+    names = {field.name for field in fields(DataConfig)}
+    data = {name: value for name, value in _part(run, "data").items() if name in names}
+    norm, eps = _threat(
+        _part(run, "evaluation"), _part(run, "attack"), _part(_part(run, "method"), "attack"), _part(facts, "threat")
+    )
+    return Known(data, norm, eps)
+
+
+def _part(tree: Any, name: str) -> dict[str, Any]:
+    part = tree.get(name) if isinstance(tree, Mapping) else None
+    return dict(part) if isinstance(part, Mapping) else {}
+
+
+def _threat(*places: dict[str, Any]) -> tuple[str | None, float | None]:
+    """The first norm that is given, and the first eps that stands beside it or beside no norm."""
+    norm = next((place["norm"] for place in places if place.get("norm")), None)
+    eps = next(
+        (place["eps"] for place in places if place.get("eps") is not None and place.get("norm") in (None, norm)), None
+    )
+    return norm, None if eps is None else float(eps)
