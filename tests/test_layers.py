@@ -144,6 +144,7 @@ def test_public_names() -> None:
         "evaluate",
         "export",
         "in_pixels",
+        "list_robust",
         "merge_split_norm",
         "norm_branch",
         "publish",

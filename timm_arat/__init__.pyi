@@ -2,6 +2,7 @@ from .attacks import PGD as PGD
 from .evaluation import Robustness as Robustness
 from .evaluation import evaluate as evaluate
 from .hub import export as export
+from .hub import list_robust as list_robust
 from .hub import publish as publish
 from .methods import ARAT as ARAT
 from .methods import MART as MART

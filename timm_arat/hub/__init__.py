@@ -6,6 +6,10 @@ _pictures   both as figures, accuracy by class, clean and adversarial images
 _card       README.md from the template and the JSON
 _assemble   a finished run -> the folder that a Hub repository will hold
 _publish    that folder -> the Hub: checked, in one commit, tagged
+_agree      whether results are of the model, the images and the threat beside them
+_files      the files of a checkpoint by name: what may be replaced and sent
+_public, _escape  no local path and no markup of others in what is sent
+_robust     `list_robust`: the checkpoints that load by name, with their numbers
 """
 
 import lazy_loader
