@@ -10,11 +10,11 @@ from typing import Any
 
 import timm
 import torch
+from timm_arat.document import write_block
 from torch import Tensor, nn
 
 from timm_arat import evaluate, in_pixels
 from timm_arat.data import DataConfig, load
-from timm_arat.document import write_block
 
 
 class Defence(nn.Module):

@@ -7,10 +7,10 @@ import pytest
 import timm
 import torch
 from helpers_evaluation import EPS, digits, trained
+from timm_arat.document import write_block
 from torch import nn
 
 import timm_arat
-from timm_arat.document import write_block
 from timm_arat.evaluation import evaluate
 
 
