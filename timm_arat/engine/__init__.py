@@ -1,7 +1,7 @@
 """The engine: a training run from its configuration to its results. accelerate is used here and nowhere else.
 
 train         the order of events
-config        what a recipe holds (imports no accelerate, so that --help is quick)
+config        what a recipe holds, and accompany, its companions' sections (free of accelerate, so that --help is quick)
 session       the parts of a run: accelerator, model, optimizer, in files of these names
 loop          the epochs
 companions/   what accompanies a run, by one protocol: guard, warm start, average, weight perturbation, balance
