@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": TENSORS | {"models", "methods", "data"},
     "hub": TENSORS | {"models", "methods", "data", "evaluation"},
     "engine": TENSORS | {"models", "methods", "data", "evaluation", "hub", "config"},
+    "task": TENSORS | {"models", "methods"},
     "train": {"engine", "config", "evaluation"},
 }
 # Commands put the parts together.
@@ -135,6 +136,7 @@ def test_models_are_registered_whatever_is_imported_first(imports: str) -> None:
 def test_public_names() -> None:
     assert sorted(timm_arat.__all__) == [
         "ARAT",
+        "MART",
         "Madry",
         "PGD",
         "Robustness",
