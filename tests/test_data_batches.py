@@ -71,6 +71,22 @@ def test_seed_epoch_and_position_each_change_a_batch(train):
     assert not same(first, batch(batches, [5, 1, 9, 2]))
 
 
+def test_the_seed_of_a_batch_is_the_digest_of_its_three_numbers():
+    """The first numbers of torch's generator for seeds that `printf '3 1 5' | b2sum -l 64` gives, byte order little."""
+
+    class Drawn(torch.utils.data.Dataset):
+        def __getitem__(self, index):
+            return torch.rand(2), np.random.rand(2), random.random()
+
+    batches = SeededBatches(Drawn(), seed=3)
+    batches.epoch = 1
+    ((from_torch, from_numpy, from_python),) = batches.__getitems__([5])
+    seed = int.from_bytes(bytes.fromhex("262d8aa497fea6a6"), "little") % 2**63
+    assert torch.equal(from_torch, torch.rand(2, generator=torch.Generator().manual_seed(seed)))
+    assert np.array_equal(from_numpy, np.random.RandomState(seed % 2**32).rand(2))
+    assert from_python == random.Random(seed).random()
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_that_is_resumed_in_its_middle_is_bitwise_the_same(train, workers):
     def epoch(start):

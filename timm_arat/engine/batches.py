@@ -1,5 +1,6 @@
 """Batches whose augmentation depends on seed, epoch and position only, so that a resumed run sees the same images."""
 
+import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,8 +61,10 @@ class SeededBatches(Dataset[Any]):
         return list(zip(x.clamp_(0, 1), y, strict=True))  # a sum of weights may exceed 1 by its rounding
 
     def _seed(self, first: int) -> None:
-        # No two batches of an epoch share their first index, and no two epochs their product with it.
-        seed = hash((self.seed, self.epoch, first)) % 2**63
+        # No two batches of an epoch share their first index. A digest rather than hash(): that of a tuple is
+        # CPython's own, and mixes numbers this small too little for generators to be independent.
+        key = f"{self.seed} {self.epoch} {first}".encode()
+        seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") % 2**63
         # The CPU's alone: torch.manual_seed would reset those of the devices too, from which attacks draw.
         torch.default_generator.manual_seed(seed)
         np.random.seed(seed % 2**32)
