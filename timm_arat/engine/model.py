@@ -18,7 +18,10 @@ def build_model(config: TrainConfig) -> tuple[nn.Module, Data]:
     check_name(config.model.name, "model")
     input_size = _input_size(config)
     data = load(config.data, input_size=input_size)
-    return create(config.model, "model", input_size, data.num_classes), data
+    model: Any = create(config.model, "model", input_size, data.num_classes)
+    # An export says how its own images were prepared, and nothing of a checkpoint that it may have started from.
+    model.pretrained_cfg.update(data.preprocessing | {"tag": "", "paper_ids": None, "origin_url": None})
+    return model, data
 
 
 def build_teacher(config: TrainConfig, model: nn.Module) -> nn.Module | None:

@@ -77,6 +77,8 @@ def _run(config: TrainConfig, companions: Sequence[type[Companion]]) -> Robustne
         f"{len(session.images)} training images, {len(session.loader)} steps an epoch; {where(accelerator)}; "
         f"to {folder}"
     )
+    for note in session.data.notes:
+        log.say(note)
     Loop(session, log).run()
     results = finish(session, log)
     for tracker in accelerator.trackers:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...data import why_no_grid
 from ...methods import Method, method_class, method_name
 from ..config import TrainConfig
 from ._base import Batch, Companion
@@ -60,11 +61,8 @@ class WarmStart(Companion):
             raise ValueError(f"warm_start: {name} has no attack to start; leave it out")
         if any(getattr(method, "noisy_clean", False) for method in (config.method, config.twin)):
             raise ValueError("warm_start: noisy_clean attacks from the centre of its ball; leave one of the two out")
-        if config.data.crop == "rrc":
-            raise ValueError(
-                "warm_start: data.crop=rrc resamples its pixels, so no perturbation can be carried from one crop to "
-                "the next; set data.crop to pad4 or none, or leave warm_start out"
-            )
+        if reason := why_no_grid(config.data.transform, config.data.mixup, config.data.crop):
+            raise ValueError(f"warm_start: {reason}; or leave warm_start out")
 
     def begin(self, epoch: int, resumed: bool) -> None:
         """Make ready for epoch `epoch`, from 0, or for the rest of it; on every process.
