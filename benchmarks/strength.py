@@ -2,7 +2,8 @@
 
 Every attack gets the same network and the same images, those that the network has right. What is left right goes into a
 JSON and between `<!-- strength:begin -->` and its end in the document. A library that is not installed is left out with
-a word: `uv run --group strength` installs them all.
+a word. They pin old versions of other packages, so they are not among ours: `uv run --with torchattacks --with foolbox
+--with adversarial-robustness-toolbox python -m benchmarks.strength` lays them over the environment for one command.
 """
 
 import json
