@@ -189,7 +189,8 @@ def render(found: Json) -> list[str]:
     lines = []
     for norm, sides in found["left"].items():
         steps = sorted({int(each) for cells in sides.values() for each in cells})
-        lines += [f"**{norm}, eps {eps_text(found['eps'][norm])}**", "",
+        eps = found["eps"][norm]
+        lines += [f"**{norm}, eps {eps_text(eps) if norm == 'linf' else f'{eps:g}'}**", "",
                   f"| attack | {' | '.join(f'{each} steps' for each in steps)} |",
                   "|---" * (1 + len(steps)) + "|"]  # fmt: skip
         for side in (each for each in SIDES if each in sides):
