@@ -2,7 +2,8 @@
 
 Every attack gets the same network and the same images, those that the network has right. What is left right goes into a
 JSON and between `<!-- strength:begin -->` and its end in the document. A library that is not installed is left out with
-a word: `uv run --group strength` installs them all.
+a word. They pin old versions of other packages, so they are not among ours: `uv run --with torchattacks --with foolbox
+--with adversarial-robustness-toolbox python -m benchmarks.strength` lays them over the environment for one command.
 """
 
 import json
@@ -24,10 +25,8 @@ from timm_arat.evaluation import eps_text
 from timm_arat.evaluation._model import open_model
 from timm_arat.evaluation._score import wilson
 
-try:
-    from .document import check_block, write_block
-except ImportError:  # where the package still holds them
-    from timm_arat.document import check_block, write_block  # type: ignore[no-redef]
+from .document import check_block, write_block
+
 
 Json = dict[str, Any]
 # From the network, images and labels (N) to adversarial images; None where a library has no such attack.
@@ -188,7 +187,8 @@ def render(found: Json) -> list[str]:
     lines = []
     for norm, sides in found["left"].items():
         steps = sorted({int(each) for cells in sides.values() for each in cells})
-        lines += [f"**{norm}, eps {eps_text(found['eps'][norm])}**", "",
+        eps = found["eps"][norm]
+        lines += [f"**{norm}, eps {eps_text(eps) if norm == 'linf' else f'{eps:g}'}**", "",
                   f"| attack | {' | '.join(f'{each} steps' for each in steps)} |",
                   "|---" * (1 + len(steps)) + "|"]  # fmt: skip
         for side in (each for each in SIDES if each in sides):

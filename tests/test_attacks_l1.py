@@ -48,7 +48,7 @@ def loss_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def climb(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, eps: float, steps: int) -> Tensor:
     """The attack from a given start, so that batches and their images can be compared."""
-    return PGD(norm="l1", eps=eps, steps=steps).perturb(model, x, y, start).x_adv
+    return PGD(norm="l1", eps=eps, steps=steps).perturb(model, x, y, start=start).x_adv
 
 
 # One step

@@ -22,6 +22,7 @@ class PGD:
         norm: Threat model, the norm that bounds the perturbation of one image.
         eps: Its bound in pixels of [0, 1]; 8/255 for linf if not given, required for l2 and l1.
         step_size: Length of one step in `norm`, in pixels; 2.5 eps / steps, at most eps, if not given.
+            For l1 the length of the first step, eps if not given, from which the steps shorten linearly.
         steps: Number of gradient steps.
         random_start: Start from a uniform point of the ball instead of the image.
         restarts: Number of independent starts, of which each image keeps the one with the highest loss.
@@ -81,7 +82,9 @@ class PGD:
     @property
     def step_length(self) -> float:
         """`step_size`, or its default from eps and steps."""
-        return self.step_size if self.step_size is not None else min(2.5 * self.radius / self.steps, self.radius)
+        if self.step_size is not None:
+            return self.step_size
+        return self.radius if self.norm == "l1" else min(2.5 * self.radius / self.steps, self.radius)
 
     def at_epoch(self, epoch: int) -> "PGD":
         """The attack of training epoch `epoch`, counted from 0: weaker during a warm-up, itself afterwards."""
