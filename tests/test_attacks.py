@@ -269,12 +269,13 @@ def test_batch_mode_leaves_the_drop_inside_a_norm_in_eval_mode() -> None:
 
 def test_batch_mode_uses_the_statistics_of_the_batch() -> None:
     x, y = batch()
-    model, by_hand = net(), net()
+    x = x.double()
+    model, by_hand = net().double(), net().double()
     for norm in (by_hand.bn1, by_hand.bn2):
         norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
     attack = PGD(steps=3, random_start=False)
     got = replace(attack, norm_mode="batch")(model, x, y)
-    torch.testing.assert_close(got, attack(by_hand, x, y))
+    torch.testing.assert_close(got, textbook(by_hand, x, y, attack, x))
     assert not torch.equal(got, attack(model, x, y)), "which differ from the running ones"
 
 
@@ -329,6 +330,58 @@ def test_linf_is_the_textbook_attack(attack: PGD, dtype: torch.dtype) -> None:
     # Float32 gradients near zero may round to another sign: a handful of entries at most.
     differ = (got - wanted).abs() > 1e-6
     assert differ.float().mean() < (0.01 if dtype is torch.float32 else 1e-9)
+
+
+class Interacting(nn.Module):
+    """A network whose images act on each other, with logits in float64 for the loss, as the attack has them.
+
+    Of one image in three the class is certain, so that images differ in the size of their gradients.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        kwargs = {"layers": (1, 1), "channels": (8, 12), "zero_init_last": False} if name == "resnet20_cifar" else {}
+        self.model = timm.create_model(name, num_classes=4, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        certain = torch.arange(len(x)).view(-1, 1) % 3 == 0
+        return self.model(x) * torch.where(certain, 8.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar", "test_resnet"])
+@pytest.mark.parametrize("norm_mode", ["batch", "train"])
+@pytest.mark.parametrize("random_start", [False, True])
+def test_with_statistics_of_the_batch_it_is_bit_for_bit_the_textbook_attack(
+    name: str, norm_mode: Any, random_start: bool
+) -> None:
+    """In float32: cross-entropy summed over the batch, nothing scaled, the network in train mode as it stands."""
+    x, y = torch.rand(9, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.arange(9) % 4
+    attack = PGD(eps=0.05, steps=5, norm_mode=norm_mode, random_start=random_start)
+    model = Interacting(name)
+    by_hand = copy.deepcopy(model).train()
+    torch.manual_seed(3)
+    found = attack(model, x, y)
+
+    torch.manual_seed(3)
+    x_adv = (x + torch.empty_like(x).uniform_(-0.05, 0.05)).clamp(0, 1) if random_start else x
+    x_adv = torch.minimum(torch.maximum(x_adv, x - 0.05), x + 0.05).clamp(0, 1)
+    for _ in range(5):
+        x_adv = x_adv.clone().requires_grad_()
+        loss = F.cross_entropy(by_hand(x_adv).double(), y, reduction="sum")
+        (grad,) = torch.autograd.grad(loss, x_adv)
+        with torch.no_grad():
+            x_adv = x_adv + attack.step_length * grad.sign()
+            x_adv = torch.minimum(torch.maximum(x_adv, x - 0.05), x + 0.05).clamp(0, 1)
+    assert torch.equal(found, x_adv)
+    if norm_mode == "train":
+        assert all(torch.equal(a, b) for a, b in zip(model.buffers(), by_hand.buffers(), strict=True))
+
+
+@pytest.mark.parametrize("norm_mode", ["batch", "train"])
+def test_an_empty_batch_is_an_empty_answer(norm_mode: Any) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    assert PGD(steps=2, norm_mode=norm_mode)(model, torch.zeros(0, 3, 8, 8), torch.zeros(0).long()).shape[0] == 0
 
 
 def test_l2_is_the_textbook_attack() -> None:
@@ -584,11 +637,11 @@ def test_the_loss_of_the_attack_is_the_cross_entropy() -> None:
 
 
 def test_float16_gradients_that_would_underflow_are_propagated() -> None:
-    """A mean loss over 1,000 images and a confident model: nothing of it would survive in float16."""
+    """A loss divided by many images and a confident model: nothing of it would survive in float16."""
     model = Scaled(10, torch.float16)
     x, y = confident_batch(model)
     x_in = x.clone().requires_grad_()
-    (plain,) = torch.autograd.grad(F.cross_entropy(model(x_in), y) / 1e5, x_in)
+    (plain,) = torch.autograd.grad(F.cross_entropy(model(x_in), y) / 1e7, x_in)
     found = PGD(steps=2).perturb(model, x, y)
     assert (plain == 0).all() and not found.zero_grad.any()
 

@@ -14,9 +14,12 @@ class PGD:
     """Projected gradient descent on images in [0, 1]: `attack(model, x, y)` gives adversarial images.
 
     The attack holds settings only. It never writes into its arguments; it leaves every module's mode, requires_grad,
-    `.grad` and (but for `norm_mode='train'`) running statistic of the model as they were. Unlike the textbook, each
-    image's gradient at the logits is scaled to largest entry 1 before it is propagated to the pixels: the step of every
-    norm here ignores that scale, and under fp16 or on confident images the unscaled gradient underflows to zero.
+    `.grad` and (but for `norm_mode='train'`) running statistic of the model as they were.
+
+    The gradient is that of the sum of the images' losses, as in the textbook, scaled at the logits: the step of every
+    norm here ignores the scale of a gradient, and under fp16 or on confident images the unscaled one underflows to
+    zero. With `norm_mode='eval'` each image has a scale of its own, which brings its largest entry to 1. In the other
+    modes images act on each other through the statistics of their batch, so one power of two scales them all.
 
     Attributes:
         norm: Threat model, the norm that bounds the perturbation of one image.

@@ -83,7 +83,7 @@ def _climb(attack: PGD, model: nn.Module, x: Tensor, objective: Objective, start
     best = _Best(x)
     zero_grad = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for _ in range(attack.steps):
-        loss, grad = _loss_and_gradient(model, x_adv, objective)
+        loss, grad = _loss_and_gradient(model, x_adv, objective, apart=attack.norm_mode == "eval")
         if attack.keep_best:
             best.update(x_adv, loss)
         zero_grad |= grad.abs().amax((1, 2, 3)) == 0
@@ -144,14 +144,24 @@ def _loss(model: nn.Module, x_adv: Tensor, objective: Objective) -> Tensor:
         return objective(_precise(model(x_adv)))
 
 
-def _loss_and_gradient(model: nn.Module, x_adv: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-    """Loss per image (N) and its gradient to the pixels up to a positive factor per image (NxCxHxW)."""
+def _loss_and_gradient(model: nn.Module, x_adv: Tensor, objective: Objective, apart: bool) -> tuple[Tensor, Tensor]:
+    """Loss per image (N), and the gradient of their sum to the pixels (NxCxHxW) up to a positive factor.
+
+    The factor is each image's own where images are looked at `apart`: there it changes no direction. Statistics of the
+    batch pass every image's gradient on to every other image, so there one factor is common to all, a power of two,
+    which changes no digit either.
+    """
     x_adv = x_adv.detach().requires_grad_()
     logits = model(x_adv)
     leaf = _precise(logits.detach()).requires_grad_()
     loss = objective(leaf)
     (upstream,) = torch.autograd.grad(loss.sum(), leaf)
-    upstream = upstream / upstream.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(upstream.dtype).tiny)
+    largest = upstream.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(upstream.dtype).tiny)
+    if apart or not len(largest):
+        upstream = upstream / largest
+    else:
+        largest = largest.nan_to_num(0, 0).amax(0, keepdim=True)
+        upstream = upstream * (torch.frexp(largest).mantissa / largest)
     (grad,) = torch.autograd.grad(logits, x_adv, upstream.to(logits.dtype))
     return loss.detach(), grad.nan_to_num_(0, 0, 0)
 
