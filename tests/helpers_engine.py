@@ -36,7 +36,7 @@ def tiny(folder: Path, **changes) -> TrainConfig:
         method=MadryConfig(),
         optimizer=OptimizerConfig(lr=0.05),
         validation=ValidationConfig(steps=2),
-        evaluation=EvaluationConfig(attacks=("clean",), batch_size=200),
+        evaluation=EvaluationConfig(attacks=("clean",), batch_size=200, fast=True),
         epochs=2,
         threads=1,
         output=str(folder),
