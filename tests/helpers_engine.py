@@ -39,6 +39,7 @@ def tiny(folder: Path, **changes) -> TrainConfig:
         evaluation=EvaluationConfig(attacks=("clean",), batch_size=200, fast=True),
         epochs=2,
         threads=1,
+        mixed_precision="no",
         output=str(folder),
     )
     return replace(config, **changes)

@@ -45,7 +45,7 @@ class OptimizerConfig:
             not to decay (position embeddings, class tokens).
         kwargs: Further arguments of the optimizer and of `create_optimizer_v2`: betas, layer_decay ...
         clip_grad: Clip the norm of the gradient to this.
-        accumulate: Batches whose gradients are averaged into one step; an epoch's last step averages those that are left.
+        accumulate: Batches whose gradients are averaged into one step; an epoch's last step averages those left.
         schedule: constant (or none), or a name for `timm.scheduler.create_scheduler_v2`: cosine, tanh, poly, step,
             multistep, wsd ...; plateau follows the validation score, `validation.select`, epoch by epoch.
         warmup_epochs: Epochs of linear warm-up.

@@ -15,8 +15,9 @@ _TENSOR, _ORDER, _TUPLE, _ITEMS = "$tensor", "$order", "$tuple", "$items"
 def save_tree(tree: Any, path: Path) -> None:
     """Write `tree` to `path`.json and `path`.safetensors.
 
-    The order in which a tensor lies in memory comes back too: fused optimizers walk through a weight and its momentum
-    side by side, whatever their strides say. It may hold tensors, numbers, text, None, and lists, tuples and dictionaries of these.
+    It may hold tensors, numbers, text, None, and lists, tuples and dictionaries of these. The order in which a tensor
+    lies in memory comes back too: fused optimizers walk through a weight and its momentum side by side, whatever their
+    strides say.
 
     Raises:
         TypeError: it holds something else.
