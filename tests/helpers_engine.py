@@ -36,9 +36,10 @@ def tiny(folder: Path, **changes) -> TrainConfig:
         method=MadryConfig(),
         optimizer=OptimizerConfig(lr=0.05),
         validation=ValidationConfig(steps=2),
-        evaluation=EvaluationConfig(attacks=("clean",), batch_size=200),
+        evaluation=EvaluationConfig(attacks=("clean",), batch_size=200, fast=True),
         epochs=2,
         threads=1,
+        mixed_precision="no",
         output=str(folder),
     )
     return replace(config, **changes)

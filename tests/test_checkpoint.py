@@ -35,11 +35,11 @@ def session(tmp_path) -> Session:
 
 
 def same_tree(a, b) -> bool:
-    """Equal in value, type and, of tensors, in data type."""
+    """Equal in value, type and, of tensors, in data type and layout."""
     if type(a) is not type(b):
         return False
     if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
+        return a.dtype == b.dtype and torch.equal(a, b) and a.stride() == b.stride()
     if isinstance(a, dict):
         return list(a) == list(b) and all(same_tree(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)):

@@ -326,4 +326,5 @@ def test_a_plain_twin_trains_without(tmp_path):
     results = train(tiny(tmp_path, twin=StandardConfig(), epochs=1))
     assert [result.model for result in results] == ["resnet20_cifar madry", "resnet20_cifar standard"]
     assert "warm_start: true" in (tmp_path / "config.yaml").read_text()
-    assert "warm_start: true" not in (tmp_path / "twin/config.yaml").read_text()
+    forget()
+    assert not session_of(tiny(tmp_path / "plain", method=StandardConfig())).images.grids

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import put_in_place
 from . import generators
+from .optimizer import restore_schedule, schedule_state
 from .state import load_tree, save_tree
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _states(session: "Session") -> dict[str, Any]:
     return {
         "method": dict(session.method.state_dict()),
         "optimizer": session.optimizer.state_dict(),
-        "schedule": session.schedule.state_dict(),
+        "schedule": schedule_state(session.schedule),
         "scaler": None if scaler is None else scaler.state_dict(),
         "companions": {type(each).__name__: each.state_dict() for each in session.companions},
     }
@@ -124,7 +125,7 @@ def _states(session: "Session") -> dict[str, Any]:
 def _restore(session: "Session", states: dict[str, Any]) -> None:
     session.method.load_state_dict(states["method"])
     session.optimizer.load_state_dict(states["optimizer"])
-    session.schedule.load_state_dict(states["schedule"])
+    restore_schedule(session.schedule, states["schedule"])
     if session.accelerator.scaler is not None and states["scaler"] is not None:
         session.accelerator.scaler.load_state_dict(states["scaler"])
     for companion in session.companions:

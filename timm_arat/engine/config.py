@@ -37,20 +37,26 @@ class OptimizerConfig:
     """Optimizer and learning-rate schedule, by timm's names.
 
     Attributes:
-        name: Name for `timm.optim.create_optimizer_v2`.
+        name: Name for `timm.optim.create_optimizer_v2`; its `sgd` has Nesterov's momentum, `momentum` is torch's plain
+            SGD with momentum, which the official ARAT code and most papers mean.
         lr: Peak learning rate for the global batch.
         momentum: Momentum of sgd and its relatives.
         weight_decay: Weight decay.
-        decay_all: Decay biases and norm parameters too (as the official ARAT code).
-        kwargs: Further arguments of the optimizer.
+        decay_all: Decay biases and norm parameters too (as the official ARAT code), and what the model itself names as
+            not to decay (position embeddings, class tokens).
+        kwargs: Further arguments of the optimizer and of `create_optimizer_v2`: betas, layer_decay ...
         clip_grad: Clip the norm of the gradient to this.
-        accumulate: Batches whose gradients are averaged into one step.
-        schedule: Name for `timm.scheduler.create_scheduler_v2`: cosine, step, multistep, poly, tanh ...
+        accumulate: Batches whose gradients are averaged into one step; an epoch's last step averages those left.
+        schedule: constant (or none), or a name for `timm.scheduler.create_scheduler_v2`: cosine, tanh, poly, step,
+            multistep, wsd ...; plateau follows the validation score, `validation.select`, epoch by epoch.
         warmup_epochs: Epochs of linear warm-up.
         warmup_lr: Learning rate at the start of the warm-up.
+        warmup_prefix: Begin the schedule behind the warm-up, at its peak; else the warm-up replaces its first epochs.
         min_lr: Learning rate at the end.
         milestones: Epochs at which `multistep` multiplies by `decay_rate`.
-        decay_rate: Factor of step and multistep.
+        decay_epochs: Epochs between two decays of step; length of the decay of wsd and rsqrt, below 1 as a share.
+        decay_rate: Factor of step, multistep and plateau; the power of poly.
+        patience_epochs: Epochs without a better score after which plateau decays.
         by_step: Adapt the rate at every step instead of every epoch.
     """
 
@@ -65,9 +71,12 @@ class OptimizerConfig:
     schedule: str = "cosine"
     warmup_epochs: int = 0
     warmup_lr: float = 1e-4
+    warmup_prefix: bool = False
     min_lr: float = 0.0
     milestones: tuple[int, ...] = ()
+    decay_epochs: float | None = None
     decay_rate: float = 0.1
+    patience_epochs: int = 10
     by_step: bool = True
 
     def __post_init__(self) -> None:
@@ -77,6 +86,9 @@ class OptimizerConfig:
             raise ValueError(f"accumulate={self.accumulate} is not at least 1")
         if self.clip_grad is not None and not self.clip_grad > 0:
             raise ValueError(f"clip_grad={self.clip_grad} is not above 0; leave it out not to clip")
+        for schedule, needed in (("step", "decay_epochs"), ("multistep", "milestones")):
+            if self.schedule == schedule and not getattr(self, needed):
+                raise ValueError(f"schedule={schedule} never decays without {needed}: set it, or schedule=constant")
 
 
 @dataclass(frozen=True)
@@ -167,6 +179,11 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} is not at least 1")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads} is not at least 1; leave it out for cores / local processes")
+        if self.optimizer.schedule == "plateau" and not self.data.val_size:
+            raise ValueError(
+                "optimizer.schedule=plateau follows the validation score: hold images out with data.val_size, or "
+                "take another schedule"
+            )
         # Checked while the command line is read, so that a threat that cannot be is an error before anything is built.
         self.evaluated()
 

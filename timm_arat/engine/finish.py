@@ -13,6 +13,7 @@ from ..hub import export
 from ..methods import method_name
 from ..norm import is_split, merge_split_norm
 from . import weights
+from .best import best_epoch
 from .config import TrainConfig
 from .log import Log
 from .session import Session
@@ -24,13 +25,13 @@ def finish(session: Session, log: Log) -> Robustness:
     The last weights are measured beside the best ones, without AutoAttack, into results_last.json.
     """
     config, folder, accelerator = session.config, session.folder, session.accelerator
-    best = _load(session, folder / "weights" / "best.safetensors")
+    chosen = _load(session, folder / "weights" / "best.safetensors")
     if accelerator.is_main_process:
         names = session.data.class_names
-        facts: dict[str, Any] = {"training": _facts(config)}
+        facts: dict[str, Any] = {"training": _facts(config) | _averaged(config, log)}
         if names != tuple(map(str, range(len(names)))):
             facts["label_names"] = list(names)
-        export(best, folder / "model", model_args=config.model.kwargs, **facts)
+        export(chosen, folder / "model", model_args=config.model.kwargs, **facts)
     accelerator.wait_for_everyone()
     attacks = config.evaluation.attacks
     log.say(f"measuring the best weights on the test images: {', '.join(attacks)}")
@@ -71,6 +72,21 @@ def _measure(session: Session, model: Path | nn.Module, attacks: tuple[AttackNam
     if accelerator.is_main_process:
         result.save(session.folder / f"{name}.json")
     return result
+
+
+def _averaged(config: TrainConfig, log: Log) -> dict[str, object]:
+    """Of how many steps the exported weights are an average, where the run has one."""
+    if config.average.kind == "none":
+        return {}
+    rows = log.rows()
+    chosen = best_epoch(rows, config.validation.select)
+    row = next(row for row in rows if row["epoch"] == chosen)
+    if not row["averaged_updates"]:
+        log.say(
+            f"WARNING: the best epoch, {row['epoch']}, comes before the first step that goes into the average "
+            f"({config.average.kind}): the exported weights are those of the training itself, not averaged"
+        )
+    return {"average": config.average.kind, "averaged_updates": row["averaged_updates"]}
 
 
 def _facts(config: TrainConfig) -> dict[str, object]:

@@ -32,6 +32,7 @@ class Loop:
         self.config, self.folder, self.companions = session.config, session.folder, session.companions
         self.accelerator, self.method = session.accelerator, session.method
         self.steps = len(session.loader)
+        self.follows_score = self.config.optimizer.schedule == "plateau"
         self.saved = time.monotonic()
         self.best = -math.inf
 
@@ -65,7 +66,7 @@ class Loop:
         self.method.begin_epoch()
         for companion in self.companions:
             companion.begin(epoch, resumed)
-        if not self.config.optimizer.by_step:
+        if not self.config.optimizer.by_step and not self.follows_score:
             self.session.schedule.step(epoch)
 
     def _train(self, epoch: int, done: int) -> None:
@@ -81,7 +82,7 @@ class Loop:
             if self.config.optimizer.by_step:
                 session.schedule.step_update(update)
             batch = Batch(x.contiguous(memory_format=torch.channels_last), *rest)
-            terms = self._step(batch, attack)
+            terms = self._step(batch, attack, self._share(step))
             if accelerator.sync_gradients:
                 for companion in self.companions:
                     companion.after_update(update + 1, epoch)
@@ -89,7 +90,13 @@ class Loop:
             if step + 1 < self.steps and accelerator.sync_gradients:
                 self._checkpoint_if_due(epoch, step + 1)
 
-    def _step(self, batch: Batch, attack: PGD) -> dict[str, Tensor]:
+    def _share(self, step: int) -> float:
+        """What accelerate leaves out of a batch's gradient: it divides by `accumulate` also where an epoch's end leaves
+        fewer batches for an update, which are to be averaged as the others are (as by timm)."""
+        group, left = self.config.optimizer.accumulate, self.steps % self.config.optimizer.accumulate
+        return group / left if step >= self.steps - left else 1.0
+
+    def _step(self, batch: Batch, attack: PGD, share: float) -> dict[str, Tensor]:
         """Attack, forward, backward, update; the terms of the loss."""
         session, accelerator = self.session, self.accelerator
         attack = reduce(lambda found, companion: companion.attack(found), self.companions, attack)
@@ -99,7 +106,7 @@ class Loop:
                 x, x_adv = self.method.perturb(batch.x, batch.y, start, attack)
             with around_step(self.companions, batch, x, x_adv), accelerator.accumulate(session.wrapped):
                 terms: dict[str, Tensor] = session.wrapped(x, batch.y, x_adv)
-                accelerator.backward(terms["loss"])
+                accelerator.backward(terms["loss"] * share)
                 if accelerator.sync_gradients and self.config.optimizer.clip_grad is not None:
                     accelerator.clip_grad_norm_(self.method.parameters(), self.config.optimizer.clip_grad)
                 session.optimizer.step()
@@ -116,6 +123,8 @@ class Loop:
             row |= companion.row()
         candidate = reduce(lambda found, companion: companion.candidate(found), self.companions, self.method)
         row |= self._validate(candidate)
+        if self.follows_score:
+            self.session.schedule.step(epoch + 1, score(row, self.config.validation.select))
         self.log.end(row, self.config.epochs, (epoch + 1) * self.steps)
         if self.accelerator.is_main_process:
             weights.save(candidate.model, self.folder / "weights" / "last.safetensors")
@@ -169,4 +178,4 @@ class Loop:
 
     @property
     def _lr(self) -> float:
-        return float(self.session.optimizer.param_groups[0]["lr"])
+        return max(float(group["lr"]) for group in self.session.optimizer.param_groups)  # layers may have a share of it

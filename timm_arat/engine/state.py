@@ -9,13 +9,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 # Keys that stand for what JSON has no word for.
-_TENSOR, _TUPLE, _ITEMS = "$tensor", "$tuple", "$items"
+_TENSOR, _ORDER, _TUPLE, _ITEMS = "$tensor", "$order", "$tuple", "$items"
 
 
 def save_tree(tree: Any, path: Path) -> None:
     """Write `tree` to `path`.json and `path`.safetensors.
 
-    It may hold tensors, numbers, text, None, and lists, tuples and dictionaries of these.
+    It may hold tensors, numbers, text, None, and lists, tuples and dictionaries of these. The order in which a tensor
+    lies in memory comes back too: fused optimizers walk through a weight and its momentum side by side, whatever their
+    strides say.
 
     Raises:
         TypeError: it holds something else.
@@ -39,9 +41,11 @@ def load_tree(path: Path) -> Any:
 
 def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
+        order = sorted(range(value.ndim), key=lambda dim: -value.stride(dim))
         # A copy of its own: safetensors writes no two tensors that share memory.
-        tensors[name] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        return {_TENSOR: name}
+        plain = value.detach().permute(order)
+        tensors[name] = plain.to("cpu", copy=True, memory_format=torch.contiguous_format)
+        return {_TENSOR: name} if order == sorted(order) else {_TENSOR: name, _ORDER: order}
     if isinstance(value, dict):
         packed = {key: _packed(each, f"{name}/{key}", tensors) for key, each in value.items()}
         if all(isinstance(key, str) and not key.startswith("$") for key in packed):
@@ -61,7 +65,8 @@ def _unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
     if _TENSOR in value:
-        return tensors[value[_TENSOR]]
+        found, order = tensors[value[_TENSOR]], value.get(_ORDER)
+        return found if order is None else found.permute([order.index(dim) for dim in range(found.ndim)])
     if _TUPLE in value:
         return tuple(_unpacked(each, tensors) for each in value[_TUPLE])
     if _ITEMS in value:

@@ -25,11 +25,20 @@ class Average(Companion):
     """The average of what a method says to average, over the steps from `start_epoch` on.
 
     Until it holds anything, the trained weights themselves are validated and saved.
+
+    Raises:
+        ValueError: no step of the run would go into it.
     """
 
     def __init__(self, session: "Session") -> None:
         super().__init__(session)
-        self.config = session.config.average
+        self.config, epochs = session.config.average, session.config.epochs
+        if not any(self._takes(n + 1, n // session.updates) for n in range(epochs * session.updates)):
+            raise ValueError(
+                f"average: none of the {epochs * session.updates} steps of {epochs} epochs goes into an average of "
+                f"kind={self.config.kind} with start_epoch={self.config.start_epoch} and every={self.config.every}: "
+                "lower these, train longer, or set kind to none"
+            )
         ema = get_ema_multi_avg_fn(self.config.decay) if self.config.kind == "ema" else None
         self.average = AveragedModel(self.method.averaged(), multi_avg_fn=ema)
 
@@ -39,8 +48,16 @@ class Average(Companion):
 
     def after_update(self, update: int, epoch: int) -> None:
         """Take in the weights: each of ema's, and swa's at every `every`-th update."""
-        if epoch >= self.config.start_epoch and (self.config.kind == "ema" or update % self.config.every == 0):
+        if self._takes(update, epoch):
             self.average.update_parameters(self.method.averaged())
+
+    def _takes(self, update: int, epoch: int) -> bool:
+        due = self.config.kind == "ema" or update % self.config.every == 0
+        return due and epoch >= self.config.start_epoch
+
+    def row(self) -> dict[str, Any]:
+        """How many steps have gone in, which says of the best weights whether they are an average."""
+        return {"averaged_updates": int(self.average.n_averaged)}
 
     def candidate(self, method: Method) -> Method:
         """A copy of `method` with the averaged weights, and statistics of their own activations on training images."""
