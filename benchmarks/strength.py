@@ -27,7 +27,6 @@ from timm_arat.evaluation._score import wilson
 
 from .document import check_block, write_block
 
-
 Json = dict[str, Any]
 # From the network, images and labels (N) to adversarial images; None where a library has no such attack.
 Run = Callable[[nn.Module, Tensor, Tensor], Tensor] | None

@@ -56,7 +56,7 @@ def list_robust(data: str | None = None, norm: str | None = None) -> RobustList:
     """The checkpoints that `timm.create_model(name, pretrained=True)` loads, the most robust first for each data set.
 
     Args:
-        data: Only those of this data set, by its name, its name on the Hub or as a tag spells it: cifar10, CIFAR-10.
+        data: Only those of this data set, by its name, its name on the Hub or as a tag spells it, such as cifar10.
         norm: Only those for this norm: linf, l2 or l1.
     """
     folders = sorted(path for path in _weights.CARDS.iterdir() if path.is_dir()) if _weights.CARDS.is_dir() else []
