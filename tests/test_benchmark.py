@@ -21,6 +21,7 @@ from benchmarks._sides import make_step
 from benchmarks._textbook import pgd, trades
 from benchmarks._timing import in_turn, ratio, summary
 from timm_arat import PGD, TRADES
+from timm_arat.attacks import divergence
 from timm_arat.data import DataConfig
 from timm_arat.fold import folded
 from timm_arat.pixels import in_pixels

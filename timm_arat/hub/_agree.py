@@ -106,7 +106,8 @@ def threat_of(settings: Mapping[str, Any]) -> tuple[str, float]:
         )
         for field in ("norm", "eps")
     }
-    norm, eps = found["norm"] or "linf", found["eps"]
+    norm: Any = found["norm"] or "linf"
+    eps = found["eps"]
     if isinstance(eps, str):
         top, _, bottom = eps.partition("/")
         eps = float(top) / float(bottom or 1)
@@ -135,7 +136,12 @@ def check_images(images: Images, results: Robustness, config: Mapping[str, Any])
     n, size = (results.pgd or results.clean).n, len(images)
     nobody = torch.nn.Identity()  # a model is asked for its image size only, which these images have
     here = select(
-        images, nobody, quick=None if n >= size else n, thorough=results.data.limit, seed=results.seed, shard=None
+        images,
+        nobody,
+        pgd_images=None if n >= size else n,
+        autoattack_images=results.data.autoattack_images,
+        seed=results.seed,
+        shard=None,
     ).source
     there = results.data
     if (here.size, here.labels, here.fingerprint) != (there.size, there.labels, there.fingerprint):
