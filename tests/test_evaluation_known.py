@@ -92,9 +92,9 @@ def test_the_command_takes_a_run_for_what_it_is(tmp_path, monkeypatch, capsys):
     found = json.loads((run / "results.json").read_text())
     assert found["threat"]["norm"] == "l2" and found["threat"]["eps"] == 0.5 and found["data"]["name"] == "digits"
     assert "not what" not in capsys.readouterr().out
-    command(monkeypatch, run, *few, "--eps", 1)
-    assert "made for: the threat l2 1 in the place of l2 0.5" in capsys.readouterr().out
-    assert (run / "results-digits-l2-1.json").is_file()
+    command(monkeypatch, run, *few, "--eps", 0.75)
+    assert "made for: the threat l2 0.75 in the place of l2 0.5" in capsys.readouterr().out
+    assert (run / "results-digits-l2-0.75.json").is_file()
     command(monkeypatch, run, "--attack", "clean", "--pgd_images", 10)
     assert "is kept" in capsys.readouterr().out and json.loads((run / "results.json").read_text()) == found
 
