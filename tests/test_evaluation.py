@@ -291,7 +291,7 @@ def test_command_prints_the_table_and_writes_the_json(exported, monkeypatch, cap
 
 
 def test_interrupted_command_says_how_to_go_on_and_does(exported, monkeypatch, capsys):
-    words = [exported, "--attack", "pgd", "--pgd_images", "20", "--batch_size", "5"]
+    words = [exported, "--data.name", "digits", "--attack", "pgd", "--pgd_images", "20", "--batch_size", "5"]
     perturb, left = timm_arat.PGD.perturb, [1]
 
     def interrupted(*args):

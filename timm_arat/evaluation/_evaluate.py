@@ -68,8 +68,11 @@ def evaluate(
 
     Args:
         model: What `timm.create_model(..., pretrained=True)` takes, a run's folder, or a module: a timm model, which
-            is wrapped by `timm_arat.in_pixels`, or any other that takes images in [0, 1].
-        data: A `DataConfig`, a data set of (image, label), or (x, y): NxCxHxW in [0, 1] and N integers.
+            is wrapped by `timm_arat.in_pixels`, or any other that takes images in [0, 1] and gives NxK logits, or an
+            object that has them as `logits`.
+        data: A `DataConfig`, whose classes are matched with the model's by name where both have names; a data set of
+            (image, label); a loader of their batches that does not shuffle; or (x, y): NxCxHxW in [0, 1] and N
+            integers.
         config: Threat, attacks and numbers of images, see `EvaluationConfig`; the threat is linf 8/255 if not given.
         state: A file to resume from: the same call with the same file goes on after the last finished batch, and gives
             what an undisturbed call gives.

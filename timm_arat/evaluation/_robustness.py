@@ -23,7 +23,7 @@ class ImageSet:
     labels: hash of all labels in their order; results that share it are of the same images in the same order.
     autoattack_images: how many AutoAttack saw (None: all), chosen with `seed`, stratified by class if `stratified`;
     the positions themselves are in each Score. fingerprint: sum of a hash of each image seen, with label and position;
-    shards add up.
+    shards add up. note: how its labels were matched with the model's classes, where a person should know.
     """
 
     name: str
@@ -34,6 +34,7 @@ class ImageSet:
     seed: int
     stratified: bool
     fingerprint: str
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
-from timm_arat.data import DataConfig, Images, load, subset, tensors
+from timm_arat.data import DataConfig, Images, Matched, load, match_labels, subset, tensors
 from timm_arat.evaluation._robustness import ImageSet, add_fingerprints
 from timm_arat.pixels import InPixels
 
-Data = DataConfig | Dataset[Any] | tuple[Tensor, Tensor]
+Data = DataConfig | Dataset[Any] | DataLoader[Any] | tuple[Tensor, Tensor]
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def select(
     Raises:
         ValueError: the data cannot be read or are no images in [0, 1], or a number or the shard does not fit them.
     """
-    dataset, name, split = _open(data, net)
+    dataset, name, split, matched = _open(data, net)
     labels = _labels(dataset)
     mine = _in_shard(len(labels), shard)
     chosen = [_choose(labels, number, seed, mine) for number in (pgd_images, autoattack_images)]
@@ -55,6 +56,7 @@ def select(
     if not len(positions):
         raise ValueError(f"none of the {len(labels)} images is left: indices hold none of those that are chosen")
     x, y = tensors(dataset, positions)
+    y = y if matched is None else matched.to_other[y]
     if x.ndim != 4:
         raise ValueError(f"images are of shape {tuple(x.shape[1:])}, wanted CxHxW")
     source = ImageSet(
@@ -66,24 +68,73 @@ def select(
         seed=seed,
         stratified=autoattack_images is not None and 0 < autoattack_images < len(labels),
         fingerprint=_fingerprint(x, y, positions),
+        note=matched.note if matched else "",
     )
     where = [torch.searchsorted(positions, each) for each in chosen]
     return Selection(x, y, positions, pgd=where[0], autoattack=where[1], source=source)
 
 
-def _open(data: Data, net: nn.Module) -> tuple[Dataset[Any], str, str]:
-    """The data set, its name and its split."""
+def _open(data: Data, net: nn.Module) -> tuple[Dataset[Any], str, str, Matched | None]:
+    """The data set, its name and its split, and where its classes are among the model's, if both have names."""
+    if isinstance(data, DataConfig):
+        size = _input_size(net, data)
+        found = load(replace(data, in_chans=size[0]), input_size=size, splits=("test",))
+        test = found.test
+        assert test is not None
+        return test, test.name, test.split, match_labels(found.class_names, _label_names(net))
+    if isinstance(data, Images):
+        return data, data.name, data.split, None
+    name = "tensors" if isinstance(data, tuple) else type(data).__name__
+    if isinstance(data, DataLoader):
+        name, data = type(data.dataset).__name__, _drained(data)
     if isinstance(data, tuple):
         x, y = data
         if len(x) != len(y) or y.ndim != 1 or y.is_floating_point():
             raise ValueError(f"labels are {y.dtype} of shape {tuple(y.shape)}, wanted {len(x)} integers, one an image")
-        return TensorDataset(x.detach().cpu(), y.detach().cpu()), "tensors", ""
-    if isinstance(data, DataConfig):
-        size = _input_size(net, data)
-        test = load(replace(data, in_chans=size[0]), input_size=size, splits=("test",)).test
-        assert test is not None
-        data = test
-    return (data, data.name, data.split) if isinstance(data, Images) else (data, type(data).__name__, "")
+        return TensorDataset(_rounded(x.detach().cpu()), y.detach().cpu().long()), name, "", None
+    return _Rounded(data), name, "", None
+
+
+def _label_names(net: nn.Module) -> list[str] | None:
+    """The names of the model's classes, where its configuration has them."""
+    cfg: Any = net.model.pretrained_cfg if isinstance(net, InPixels) else None
+    return list(cfg["label_names"]) if cfg and cfg.get("label_names") else None
+
+
+def _drained(loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
+    """All images and labels of a loader in its order, which must be the same each time."""
+    if isinstance(loader.sampler, RandomSampler):
+        raise ValueError("the loader shuffles, so no two evaluations see the same order: give shuffle=False")
+    batches = list(loader)
+    if not batches or not all(isinstance(batch, list | tuple) and len(batch) == 2 for batch in batches):
+        kind = type(batches[0]).__name__ if batches else "nothing"
+        raise ValueError(f"the loader gives {kind}, wanted pairs (images NxCxHxW, labels N): give it a collate_fn")
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """Pixels that rounding has put just outside [0, 1], as interpolation does, at its edge; others stay an error."""
+    if not x.is_floating_point():
+        return x
+    return torch.where((x > -ROUNDING) & (x < 1 + ROUNDING), x.clamp(0, 1), x)
+
+
+class _Rounded(Dataset[tuple[Tensor, int]]):
+    """A data set of pairs with `_rounded` images."""
+
+    def __init__(self, pairs: Any) -> None:
+        self.pairs = pairs
+        labels = pairs.tensors[1] if isinstance(pairs, TensorDataset) else getattr(pairs, "labels", None)
+        if labels is not None:
+            self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.pairs[index]
+        return _rounded(torch.as_tensor(image)), int(label)
 
 
 def _input_size(net: nn.Module, data: DataConfig) -> tuple[int, int, int]:
@@ -104,7 +155,7 @@ def _labels(dataset: Dataset[Any]) -> Tensor:
     labels = getattr(dataset, "labels", None)
     if labels is None:
         labels = [int(dataset[index][1]) for index in range(len(dataset))]  # type: ignore[arg-type]  # map-style
-    return torch.as_tensor(labels)
+    return torch.as_tensor(labels).long().cpu()
 
 
 def _in_shard(size: int, shard: Iterable[int] | None) -> Tensor:

@@ -19,6 +19,8 @@ def table(*results: Robustness) -> str:
     lines += [f"AutoAttack*: {what}" for what in dict.fromkeys(r.attacks["autoattack"] for r in results if _mark(r))]
     lines += [f"{', '.join(names)}: {what}" if len(names) < len(results) else what for what, names in _shared(results)]
     for r in results:
+        if r.data.note:
+            lines.append(f"{r.model}: {r.data.note}")
         if r.autoattack:
             steps = ", ".join(f"{each} {100 * r.scores[each].accuracy:.1f}" for each in ATTACKS)
             lines.append(f"{r.model}: right after {steps}")

@@ -1,0 +1,105 @@
+"""A run, a checkpoint and a published name know their data and threat; results do not overwrite stronger ones."""
+
+import json
+import sys
+
+import pytest
+import timm
+import yaml
+from test_evaluation_result import result
+
+from timm_arat.data import DataConfig
+from timm_arat.evaluation import Robustness
+from timm_arat.evaluation.__main__ import main
+from timm_arat.evaluation._known import known
+from timm_arat.evaluation._place import place, save
+
+
+@pytest.mark.parametrize(
+    "settings, threat",
+    [
+        ({"method": {"attack": {"norm": "l2", "eps": 0.5}}}, ("l2", 0.5)),
+        ({"attack": {"norm": "l1", "eps": 12}, "method": {"name": "arat"}}, ("l1", 12.0)),
+        ({"attack": {"norm": "l2", "eps": 0.5}, "evaluation": {"norm": None, "eps": 1.0}}, ("l2", 1.0)),
+        ({"attack": {"norm": "l2", "eps": 0.5}, "evaluation": {"norm": "linf", "eps": None}}, ("linf", None)),
+        ({"attack": {"norm": "linf", "eps": None}}, ("linf", None)),
+        ({"method": {"name": "standard"}, "evaluation": None}, (None, None)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("file", ["config.yaml", "training.yaml"])
+def test_the_threat_is_read_from_all_places(tmp_path, settings, threat, file):
+    (tmp_path / file).write_text(yaml.safe_dump({"data": {"name": "torch/cifar10", "unheard_of": 1}, **settings}))
+    own = known(str(tmp_path))
+    assert (own.norm, own.eps) == threat and own.data == {"name": "torch/cifar10"}
+
+
+def test_a_published_name_knows_what_its_card_says():
+    own = known("resnet20_cifar_arat")
+    assert own.data["name"].endswith("cifar10") and (own.norm, own.eps) == ("linf", 8 / 255)
+    assert known("resnet18").data == {} == known("nonsense").data == known("hf-hub:a/b").data
+
+
+def test_another_data_set_takes_the_preprocessing_alone(tmp_path):
+    data = {"name": "hfds/x", "root": "there", "image_size": 32, "in_chans": 1, "crop_pct": 1.0, "test_split": "val"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    own = known(str(tmp_path))
+    assert own.words("")[:4] == ["--data.name", "hfds/x", "--data.root", "there"]
+    assert own.words("digits") == ["--data.image_size", "32", "--data.in_chans", "1", "--data.crop_pct", "1.0"]
+
+
+def test_files_of_other_threats_and_data_sets_lie_beside(tmp_path):
+    def where(data="digits", norm="linf", eps=8 / 255, other=False, output=None):
+        return place(str(tmp_path), DataConfig(name=data), norm, eps, output=output, other=other).name
+
+    assert where() == "results.json"
+    assert where("hfds/a/cifar10", "l2", 0.5, other=True) == "results-cifar10-l2-0.5.json"
+    assert where(other=True, output=str(tmp_path / "mine.json")) == "mine.json"
+    result().save(tmp_path / "results.json")  # of blobs, linf 8/255
+    assert where("blobs") == "results.json"
+    assert where("blobs", eps=4 / 255) == "results-blobs-linf-4_255.json"
+    assert where("digits") == "results-digits-linf-8_255.json"
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no result, so it is not replaced"):
+        where("blobs")
+
+
+def test_a_stronger_result_is_not_replaced(tmp_path):
+    whole = result()
+    path = save(whole, tmp_path / "results.json")
+    without = Robustness.from_json({key: value for key, value in whole.to_json().items() if key != "autoattack"})
+    assert save(without, path).name == "results-pgd-20.json"
+    assert save(result(range(7)), path).name == "results-autoattack-7.json"
+    assert Robustness.load(path) == whole
+    assert save(result(range(30)), path) == path and Robustness.load(path).clean.n == 30
+
+
+def command(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words)])
+    main()
+
+
+def test_the_command_takes_a_run_for_what_it_is(tmp_path, monkeypatch, capsys):
+    net = timm.create_model(
+        "test_resnet", num_classes=10, in_chans=1, pretrained_cfg_overlay={"input_size": (1, 32, 32)}
+    )
+    run = tmp_path / "run"
+    timm.models.save_for_hf(net, run / "model", model_args={"in_chans": 1}, safe_serialization=True)
+    settings = {"data": {"name": "digits", "in_chans": 1}, "attack": {"norm": "l2", "eps": 0.5}}
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    few = ("--attack", "clean", "--pgd_images", 20)
+    command(monkeypatch, run, *few)
+    found = json.loads((run / "results.json").read_text())
+    assert found["threat"]["norm"] == "l2" and found["threat"]["eps"] == 0.5 and found["data"]["name"] == "digits"
+    assert "not what" not in capsys.readouterr().out
+    command(monkeypatch, run, *few, "--eps", 0.75)
+    assert "made for: the threat l2 0.75 in the place of l2 0.5" in capsys.readouterr().out
+    assert (run / "results-digits-l2-0.75.json").is_file()
+    command(monkeypatch, run, "--attack", "clean", "--pgd_images", 10)
+    assert "is kept" in capsys.readouterr().out and json.loads((run / "results.json").read_text()) == found
+
+
+def test_a_bare_model_has_no_data_set(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        command(monkeypatch, "test_resnet", "--attack", "clean")
+    assert "data.name: test_resnet is no run or checkpoint" in capsys.readouterr().err
