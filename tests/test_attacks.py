@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_arat import PGD, convert_split_norm, in_pixels, norm_branch
-from timm_arat.attacks import cross_entropy, divergence, search
+from timm_arat.attacks import CrossEntropy, divergence, search
 from timm_arat.attacks._balls import BALLS
 
 ATTACKS = [
@@ -623,16 +623,94 @@ def test_a_confident_image_is_attacked_as_an_unconfident_one() -> None:
     x, y = batch()[0].double(), torch.tensor([0, 1, 0, 1, 0, 1])
     attack = PGD(steps=3, random_start=False)
     wanted = attack(Two(1.0), x, y)
-    for factor in (1e-12, 100.0):
+    for factor in (1e-12, 100.0, 1e3, 1e6, 1e30):
         assert torch.equal(attack(Two(factor), x, y), wanted), factor
+
+
+@pytest.mark.parametrize("factor", [1e4, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logits_that_are_enlarged_make_no_image_look_robust(factor: float, dtype: torch.dtype) -> None:
+    """Of margins from 745 on the cross-entropy itself is zero in float64, and its gradient with it.
+
+    With more than two classes the direction depends on the scale of the logits: enlarged, the attack is the one that
+    climbs the strongest other class less the true one, bit for bit.
+    """
+    plain = net().to(dtype)
+    model = copy.deepcopy(plain)
+    with torch.no_grad():
+        model.fc.weight.mul_(factor), model.fc.bias.mul_(factor)
+    x, y = confident_batch(plain.float())
+    plain.to(dtype)
+    x = x.to(dtype)
+    loss = CrossEntropy(y)
+    assert PGD().perturb(model, x, y, objective=lambda z: loss(z)).zero_grad.all(), "or this test says nothing"
+
+    def strongest_other(logits: Tensor) -> Tensor:
+        rows = y[:, None]
+        return logits.scatter(1, rows, -torch.inf).amax(1) - logits.gather(1, rows).squeeze(1)
+
+    for attack in (PGD(eps=0.1, steps=5), PGD(eps=0.1, steps=3, restarts=3), PGD(eps=0.1, steps=3, keep_best=True)):
+        torch.manual_seed(0)
+        found = attack.perturb(model, x, y)
+        torch.manual_seed(0)
+        wanted = attack(model, x, y, strongest_other)
+        torch.manual_seed(0)
+        ordinary = attack(plain, x, y)
+        assert not found.zero_grad.any()
+        assert (found.x_adv - wanted).abs().gt(1e-6).float().mean() <= (0 if factor == 1e6 else 0.01)
+        # As strong as on the ordinary network, up to what the other direction gives and takes.
+        left, there = margin(plain, found.x_adv, y), margin(plain, ordinary, y)
+        assert (there < margin(plain, x, y)).all() and (left - there).abs().max() < 0.05 * there.abs().max()
+
+
+@pytest.mark.parametrize("attack", [a for a in ATTACKS if a.norm_mode == "eval"], ids=repr)
+def test_on_ordinary_networks_the_log_odds_are_climbed_as_the_cross_entropy_is(attack: PGD) -> None:
+    """Bit for bit, the choice among restarts and steps included; a lambda is climbed as it is."""
+    model, (x, y) = net(), batch(32)
+    loss = CrossEntropy(y, attack.targeted)
+    for each in (attack, replace(attack, restarts=3), replace(attack, keep_best=True, steps=4)):
+        torch.manual_seed(0)
+        found = each(model, x, y)
+        torch.manual_seed(0)
+        assert torch.equal(found, each(model, x, y, lambda logits: loss(logits)))
+
+
+def test_shares_that_are_all_of_one_class_are_that_class_however_confident() -> None:
+    model, factor = net(), 1e6
+    x, y = confident_batch(model)
+    with torch.no_grad():
+        model.fc.weight.mul_(factor), model.fc.bias.mul_(factor)
+    for attack in (PGD(eps=0.1, steps=3), PGD(eps=0.1, steps=3, keep_best=True)):
+        torch.manual_seed(0)
+        wanted = attack(model, x, y)
+        torch.manual_seed(0)
+        assert torch.equal(attack(model, x, F.one_hot(y, 4).float()), wanted)
+
+
+def test_shares_of_another_number_of_classes_are_refused() -> None:
+    x, y = batch()
+    for classes in (1, 7):
+        text = rf"shares of classes must be of the logits' shape \(6, 4\); they are \(6, {classes}\)"
+        with pytest.raises(ValueError, match=text):
+            PGD(steps=1)(net(), x, torch.rand(6, classes))
+
+
+def test_the_cross_entropy_with_shares_is_torch_s() -> None:
+    logits, y = torch.randn(50, 7, dtype=torch.float64) * 8, torch.randint(7, (50,))
+    shares = torch.rand(50, 7, dtype=torch.float64).softmax(-1)
+    shares[:10] = F.one_hot(y[:10], 7).double()
+    wanted = F.cross_entropy(logits, shares, reduction="none")
+    torch.testing.assert_close(CrossEntropy(shares)(logits), wanted)
+    torch.testing.assert_close(CrossEntropy(shares, targeted=True)(logits), -wanted)
+    assert torch.autograd.gradcheck(lambda t: CrossEntropy(shares)(t), logits.requires_grad_())
 
 
 def test_the_loss_of_the_attack_is_the_cross_entropy() -> None:
     logits, y = torch.randn(50, 7, dtype=torch.float64) * 8, torch.randint(7, (50,))
-    torch.testing.assert_close(cross_entropy(y)(logits), F.cross_entropy(logits, y, reduction="none"))
-    assert torch.autograd.gradcheck(lambda t: cross_entropy(y[:5])(t), logits[:5].requires_grad_())
+    torch.testing.assert_close(CrossEntropy(y)(logits), F.cross_entropy(logits, y, reduction="none"))
+    assert torch.autograd.gradcheck(lambda t: CrossEntropy(y[:5])(t), logits[:5].requires_grad_())
     # A margin of 100: exp(-100), which log_softmax rounds to 0.
-    far = cross_entropy(torch.tensor([0]))(torch.tensor([[100.0, 0.0]], dtype=torch.float64))
+    far = CrossEntropy(torch.tensor([0]))(torch.tensor([[100.0, 0.0]], dtype=torch.float64))
     assert far.item() == pytest.approx(np.exp(-100.0))
 
 

@@ -1,9 +1,9 @@
+from ._objectives import CrossEntropy as CrossEntropy
+from ._objectives import Objective as Objective
+from ._objectives import divergence as divergence
 from ._pgd import PGD as PGD
-from ._search import Objective as Objective
 from ._search import Perturbed as Perturbed
 from ._search import check as check
 from ._search import climb as climb
-from ._search import cross_entropy as cross_entropy
-from ._search import divergence as divergence
 from ._search import ready as ready
 from ._search import search as search

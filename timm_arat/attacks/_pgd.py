@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ._search import Objective, Perturbed
+    from ._objectives import Objective
+    from ._search import Perturbed
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,12 @@ class PGD:
     The attack holds settings only. It never writes into its arguments; it leaves every module's mode, requires_grad,
     `.grad` and (but for `norm_mode='train'`) running statistic of the model as they were.
 
-    The gradient is that of the sum of the images' losses, as in the textbook, scaled at the logits: the step of every
-    norm here ignores the scale of a gradient, and under fp16 or on confident images the unscaled one underflows to
-    zero. With `norm_mode='eval'` each image has a scale of its own, which brings its largest entry to 1. In the other
-    modes images act on each other through the statistics of their batch, so one power of two scales them all.
+    The gradient is that of the sum of the images' cross-entropies, as in the textbook, scaled at the logits: the step
+    of every norm here ignores the scale of a gradient, and under fp16 or on confident images the unscaled one
+    underflows to zero. With `norm_mode='eval'` each image has a scale of its own, which brings its largest entry to 1,
+    and what is climbed are the log-odds of the other classes, which rise and fall with the cross-entropy; so an image
+    is attacked however confident the model is, for any finite logits. In the other modes images act on each other
+    through the statistics of their batch; there one power of two scales the plain gradients of all.
 
     Attributes:
         norm: Threat model, the norm that bounds the perturbation of one image.

@@ -1,20 +1,17 @@
 """The search of projected gradient descent: start, gradient, step, project."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..fold import Plan
 from ._balls import BALLS
+from ._objectives import CrossEntropy, Objective, precise
 from ._pgd import PGD
 from ._quiet import gradients, quiet
-
-# Logits NxK to one loss per image, N; the attack climbs it.
-Objective = Callable[[Tensor], Tensor]
 
 
 class Perturbed(NamedTuple):
@@ -41,7 +38,7 @@ def search(
 ) -> Perturbed:
     """`attack.perturb` without its checks: the centre of the ball may lie outside [0, 1], `x_adv` never does."""
     with ready(model, attack, x):
-        return climb(attack, model, x, objective or cross_entropy(y, attack.targeted), start)
+        return climb(attack, model, x, objective or CrossEntropy(y, attack.targeted), start)
 
 
 @contextmanager
@@ -60,6 +57,9 @@ def ready(model: nn.Module, attack: PGD, x: Tensor, plan: Plan | None = None) ->
 def climb(attack: PGD, model: nn.Module, x: Tensor, objective: Objective, start: Tensor | None = None) -> Perturbed:
     """The search itself, for a model that is `ready`."""
     x = x.clone() if x.is_inference() else x.detach()  # autograd takes no inference tensor
+    if attack.norm_mode == "eval" and isinstance(objective, CrossEntropy):
+        # Each image's gradient is scaled, so what rises and falls with its loss is as good and holds more.
+        objective = objective.steady
     x_adv, zero_grad = _climb(attack, model, x, objective, start)
     if attack.restarts == 1:
         return Perturbed(x_adv, zero_grad)
@@ -94,33 +94,6 @@ def _climb(attack: PGD, model: nn.Module, x: Tensor, objective: Objective, start
     return Perturbed(x_adv, zero_grad)
 
 
-def cross_entropy(y: Tensor, targeted: bool = False) -> Objective:
-    """The cross-entropy with classes `y` (N), or with the share of each class (NxK); negative where `targeted`."""
-    y, sign = y.clone() if y.is_inference() else y.detach(), -1 if targeted else 1
-    if y.ndim == 2:
-        return lambda logits: -sign * (y * logits.log_softmax(-1)).sum(-1)
-    return lambda logits: sign * _cross_entropy(logits, y)
-
-
-def divergence(logits: Tensor) -> Objective:
-    """The Kullback-Leibler divergence from the prediction of `logits` (NxK), as TRADES attacks (arXiv:1901.08573).
-
-    Its gradient at the image of `logits` itself is zero: start elsewhere.
-    """
-    clean = _precise(logits.detach()).log_softmax(-1)
-    return lambda logits_adv: F.kl_div(logits_adv.log_softmax(-1), clean, reduction="none", log_target=True).sum(-1)
-
-
-def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy by the margin over the other classes, NxK, N to N: exact on confident images.
-
-    By log_softmax, the gradient to the logit of y is p - 1, which is rounded to zero from a margin of 37 on.
-    """
-    y = y.unsqueeze(1)
-    others = logits.scatter(1, y, -torch.inf).logsumexp(1)
-    return F.softplus(others - logits.gather(1, y).squeeze(1), threshold=40)
-
-
 class _Best:
     """The highest loss of each image so far, and where it was."""
 
@@ -134,14 +107,9 @@ class _Best:
         self.x_adv = torch.where(better.view(-1, 1, 1, 1), x_adv, self.x_adv)
 
 
-def _precise(logits: Tensor) -> Tensor:
-    """In float64, which holds the 1 - p of a confident image that float32 rounds to a zero gradient (MPS has none)."""
-    return logits.float() if logits.device.type == "mps" else logits.double()
-
-
 def _loss(model: nn.Module, x_adv: Tensor, objective: Objective) -> Tensor:
     with torch.no_grad():
-        return objective(_precise(model(x_adv)))
+        return objective(precise(model(x_adv)))
 
 
 def _loss_and_gradient(model: nn.Module, x_adv: Tensor, objective: Objective, apart: bool) -> tuple[Tensor, Tensor]:
@@ -153,7 +121,7 @@ def _loss_and_gradient(model: nn.Module, x_adv: Tensor, objective: Objective, ap
     """
     x_adv = x_adv.detach().requires_grad_()
     logits = model(x_adv)
-    leaf = _precise(logits.detach()).requires_grad_()
+    leaf = precise(logits.detach()).requires_grad_()
     loss = objective(leaf)
     (upstream,) = torch.autograd.grad(loss.sum(), leaf)
     largest = upstream.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(upstream.dtype).tiny)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..attacks import PGD, Objective, check, climb, cross_entropy, ready
+from ..attacks import PGD, CrossEntropy, Objective, check, climb, ready
 from ..fold import Plan
 from ..norm import batch_norms, split_norms
 from ..pixels import in_pixels
@@ -117,7 +117,7 @@ class Method(nn.Module):
 
     def objective(self, x: Tensor, y: Tensor) -> Objective:
         """What the attack climbs: logits NxK to one loss per image. Called when the network is ready for the attack."""
-        return cross_entropy(y, self.attack.targeted)
+        return CrossEntropy(y, self.attack.targeted)
 
     def terms(self, x: Tensor, y: Tensor, x_adv: Tensor) -> Terms:
         """Every term of the loss with its graph, for whoever wants the gradients of single terms.
