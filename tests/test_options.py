@@ -94,7 +94,9 @@ def test_balance_is_measured_on_plain_or_augmented_images(tmp_path, images):
 def test_the_best_epoch_is_best_at_what_is_selected(tmp_path, monkeypatch, select, epoch):
     found = [(0.9, 0.1), (0.7, 0.5), (0.5, 0.6)]
     monkeypatch.setattr(
-        Loop, "_validate", lambda self, _: dict(zip(("val_clean", "val_robust"), found[self.session.images.epoch]))
+        Loop,
+        "_validate",
+        lambda self, _: dict(zip(("val_clean", "val_robust"), found[self.session.images.epoch], strict=True)),
     )
     kept = []
     finish = Loop._finish
