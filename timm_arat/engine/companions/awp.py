@@ -62,7 +62,8 @@ class AWP(Companion):
         """gamma ||w|| g / ||g|| for the gradient g of the method's loss at each weight w; zero where g is."""
         with self.accelerator.autocast(), _same_statistics(self.method):
             loss = self.method.terms(x, batch.y, x_adv).loss()
-        grads = torch.autograd.grad(loss, self.weights, allow_unused=True)
+            # In here: a backward pass refuses statistics that were written to after its forward.
+            grads = torch.autograd.grad(loss, self.weights, allow_unused=True)
         found = [torch.zeros_like(w) if grad is None else grad for w, grad in zip(self.weights, grads, strict=True)]
         if self.accelerator.num_processes > 1:
             found = [self.accelerator.reduce(grad, "mean") for grad in found]
