@@ -33,7 +33,7 @@ class After(MetaPathFinder):
                 continue
             if hasattr(spec.loader, "exec_module"):
                 spec = copy.copy(spec)  # a finder may keep its own
-                spec.loader = _Loader(spec.loader, self.then)  # type: ignore[assignment]  # it is one by delegation
+                spec.loader = _Loader(spec.loader, self.then)  # it is one by delegation
             return spec
         return None
 
