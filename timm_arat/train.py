@@ -1,6 +1,7 @@
 """Train a timm backbone robustly: `accelerate launch recipes/train.py`, or `accelerate launch -m timm_arat.train`."""
 
 import sys
+from pathlib import Path
 
 from .config import cli, is_main_process, read
 
@@ -12,6 +13,7 @@ def main() -> None:
 
     config = read(
         TrainConfig,
+        _resumed(sys.argv[1:]),
         variants=VARIANTS,
         belongings=BELONGINGS,
         default="digits",
@@ -27,10 +29,24 @@ def main() -> None:
         results = train(config)
     except Interrupted as stop:
         if is_main_process():
-            print(f"stopped; the same command with `--output {stop} --resume true` goes on from there", flush=True)
+            print(f"stopped; `accelerate launch recipes/train.py --resume {stop}` goes on from there", flush=True)
         sys.exit(130)
     if is_main_process():
         print(f"\n{table(*results)}", flush=True)
+
+
+def _resumed(words: list[str]) -> list[str]:
+    """`--resume RUN` means the recipe in that folder, its output and what it has of checkpoints."""
+    for place, word in enumerate(words):
+        option, _, run = word.partition("=")
+        run = run or next(iter(words[place + 1 : place + 2]), "")
+        if option == "--resume" and run not in ("", "true", "false") and not run.startswith("--"):
+            recipe = Path(run) / "config.yaml"
+            if not recipe.is_file():
+                raise ValueError(f"--resume {run}: there is no {recipe}, so no run to go on with")
+            rest = words[:place] + words[place + (1 if "=" in word else 2) :]
+            return ["--config", str(recipe), "--output", run, "--resume", "true", *rest]
+    return words
 
 
 if __name__ == "__main__":

@@ -3,36 +3,49 @@
 import errno
 import hashlib
 import json
+import math
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..files import put_in_place
 from . import generators
+from .identity import check_identity, identity
 from .optimizer import restore_schedule, schedule_state
 from .state import load_tree, save_tree
 
 if TYPE_CHECKING:
+    from .log import Log
     from .session import Session
 
-FORMAT = "timm_arat.checkpoint/1"
+FORMAT = "timm_arat.checkpoint/2"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"epoch-(\d{4})-step-(\d{6})$")
 
 
-def save(session: "Session", folder: Path, epoch: int, step: int) -> Path:
-    """Save `session` into a folder of `folder`; call it on every process.
+class Position(NamedTuple):
+    """Where a training stands.
 
-    Args:
+    Attributes:
         epoch: Epoch that training goes on with, from 0.
         step: Batches of that epoch that are done.
+        best: Score of the best epoch so far, see `best.score`: the one whose weights are weights/best.safetensors.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best: float = -math.inf
+
+
+def save(session: "Session", log: "Log", folder: Path, position: Position) -> Path:
+    """Save `session`, which stands at `position`, into a folder of `folder`; call it on every process.
 
     Raises:
         OSError: the disk is full or cannot be written; the earlier checkpoints are untouched.
     """
     accelerator = session.accelerator
-    final = folder / f"epoch-{epoch:04d}-step-{step:06d}"
+    final = folder / f"epoch-{position.epoch:04d}-step-{position.step:06d}"
     aside = folder / f".{final.name}.partial"
     if accelerator.is_main_process:
         shutil.rmtree(aside, ignore_errors=True)
@@ -41,7 +54,7 @@ def save(session: "Session", folder: Path, epoch: int, step: int) -> Path:
     try:
         save_tree(generators.states(), aside / f"generators-{accelerator.process_index}")
         if accelerator.is_main_process:
-            save_tree(_states(session), aside / "training")
+            save_tree({**_states(session), "log": log.state_dict()}, aside / "training")
     except Exception as error:
         # safetensors has a class of its own for what the disk says; ask the disk itself too.
         full = "No space" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
@@ -52,7 +65,9 @@ def save(session: "Session", folder: Path, epoch: int, step: int) -> Path:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         files = {path.name: _sha256(path) for path in sorted(aside.iterdir())}
-        manifest = {"format": FORMAT, "epoch": epoch, "step": step, "files": files}
+        # JSON has no infinity, which the best score is before the first epoch ends.
+        where = position._replace(best=None if position.best == -math.inf else position.best)._asdict()
+        manifest = {"format": FORMAT, "position": where, "of": identity(session), "files": files}
         (aside / MANIFEST).write_text(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1))
         put_in_place(aside, final)
         for old in _sorted(folder)[: -session.config.keep_checkpoints]:
@@ -67,28 +82,42 @@ def newest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def load(session: "Session", checkpoint: Path) -> tuple[int, int]:
-    """Restore what `save` saved; returns its epoch and step.
+def load(session: "Session", log: "Log", checkpoint: Path) -> Position:
+    """Restore what `save` saved; returns where it stands. All is checked before anything is restored.
 
     Raises:
-        ValueError: the checkpoint is damaged or belongs to another model, method or optimizer.
+        ValueError: the checkpoint is damaged, or of a run with other settings, images or processes.
     """
     try:
-        manifest = _manifest(checkpoint)  # all is checked before anything is restored
+        manifest = _manifest(checkpoint)
         for name, expected in manifest["files"].items():
             if not (checkpoint / name).is_file():
                 raise ValueError(f"{name} is gone")
             if _sha256(checkpoint / name) != expected:
                 raise ValueError(f"{name} is damaged: its sha256 is another than the manifest's")
-        _restore(session, load_tree(checkpoint / "training"))
+    except Exception as error:
+        raise _unusable(checkpoint, error) from error
+    try:
+        check_identity(manifest["of"], identity(session))
+    except ValueError as error:
+        raise ValueError(f"checkpoint {checkpoint} cannot be resumed: {error}") from error
+    try:
+        states = load_tree(checkpoint / "training")
+        _restore(session, states)
+        log.load_state_dict(states["log"])
         generators.restore(load_tree(checkpoint / f"generators-{session.accelerator.process_index}"))
     except Exception as error:  # every library under it has its own for a file that is not what it should be
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"checkpoint {checkpoint} cannot be resumed ({reason[:200]}): remove that folder to resume from the one "
-            "before it, or start afresh with another --output"
-        ) from error
-    return manifest["epoch"], manifest["step"]
+        raise _unusable(checkpoint, error) from error
+    position = Position(**manifest["position"])
+    return position if position.best is not None else position._replace(best=-math.inf)
+
+
+def _unusable(checkpoint: Path, error: Exception) -> ValueError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ValueError(
+        f"checkpoint {checkpoint} cannot be resumed ({reason[:200]}): remove that folder to resume from the one before "
+        "it, or start afresh with another --output"
+    )
 
 
 def _manifest(checkpoint: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Log:
         self.sums: dict[str, Tensor] = {}
         self.count = 0
         self.images = 0
+        self.before = 0.0  # seconds of this epoch before a resume
         self.started = time.monotonic()
         self.bar: tqdm | None = None
 
@@ -33,7 +34,8 @@ class Log:
 
     def begin(self, epoch: int, epochs: int, steps: int, done: int) -> None:
         """Open the bar of epoch `epoch` (from 0), `done` of whose `steps` were done before a resume."""
-        self.sums, self.count, self.images = {}, 0, 0
+        if not done:
+            self.sums, self.count, self.images, self.before = {}, 0, 0, 0.0
         self.started = time.monotonic()
         if self.accelerator.is_main_process:
             width = len(str(epochs))
@@ -59,10 +61,7 @@ class Log:
         if step % self.every == 0:
             now = {name: float(value.detach()) for name, value in terms.items() if name != "output"}
             if not math.isfinite(now["loss"]):
-                raise ValueError(
-                    f"the loss is {now['loss']} at step {step} ({_terms(now)}): lower optimizer.lr, set "
-                    "optimizer.clip_grad, or train without fp16; the last checkpoint is intact"
-                )
+                raise diverged(f"the loss is {now['loss']} at step {step} ({_terms(now)})")
             if self.bar is not None:
                 self.bar.set_postfix_str(f"{self.images / self._seconds():.0f} images/s, {_terms(now)}", refresh=False)
             self.accelerator.log({f"train/{name}": value for name, value in now.items()} | {"train/lr": lr}, step=step)
@@ -94,8 +93,29 @@ class Log:
         """Seconds of this epoch so far, and images a second over all processes."""
         return self._seconds(), self.images / self._seconds()
 
+    def is_finite(self) -> bool:
+        """Whether every loss of this epoch was a finite number."""
+        return "loss" not in self.sums or math.isfinite(float(self.sums["loss"]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the row of an epoch that is resumed in its middle needs of the part before."""
+        return {"sums": self.sums, "count": self.count, "images": self.images, "seconds": self._seconds()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Stand where `state` was taken."""
+        self.sums = {name: value.to(self.accelerator.device) for name, value in state["sums"].items()}
+        self.count, self.images, self.before = state["count"], state["images"], state["seconds"]
+
     def _seconds(self) -> float:
-        return max(1e-9, time.monotonic() - self.started)
+        return max(1e-9, self.before + time.monotonic() - self.started)
+
+
+def diverged(what: str) -> ValueError:
+    """The error of a training that ran away: `what` is no number any more."""
+    return ValueError(
+        f"{what}: lower optimizer.lr, set optimizer.clip_grad, or train without fp16; nothing was saved since, and the "
+        "last checkpoint is intact"
+    )
 
 
 def _terms(terms: dict[str, float]) -> str:

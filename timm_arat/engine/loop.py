@@ -1,6 +1,5 @@
 """The epochs: attack, step, measure, log, checkpoint, in that order and in one place."""
 
-import math
 import time
 from functools import reduce
 from typing import Any
@@ -13,8 +12,9 @@ from ..compiling import compiled_steps
 from ..methods import Method
 from . import checkpoint, weights
 from .best import score
+from .checkpoint import Position
 from .companions import Batch, around_step
-from .log import Log
+from .log import Log, diverged
 from .measure import average_statistics, clean_accuracy, robust_accuracy
 from .session import Session
 from .signals import Signals
@@ -27,27 +27,23 @@ class Interrupted(Exception):
 class Loop:
     """Trains `session` from where it stands to the last epoch; its folder gets checkpoints, best and last weights."""
 
-    def __init__(self, session: Session, log: Log) -> None:
-        self.session, self.log = session, log
+    def __init__(self, session: Session, log: Log, position: Position) -> None:
+        self.session, self.log, self.position = session, log, position
         self.config, self.folder, self.companions = session.config, session.folder, session.companions
         self.accelerator, self.method = session.accelerator, session.method
         self.steps = len(session.loader)
         self.follows_score = self.config.optimizer.schedule == "plateau"
         self.saved = time.monotonic()
-        self.best = -math.inf
+        self.best = position.best
 
     def run(self) -> None:
         """Train.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came, and a checkpoint was written.
-            ValueError: the loss is not finite, or the checkpoint to resume from cannot be read.
+            ValueError: the loss or the weights are not finite.
         """
-        first, done = 0, 0
-        if self.config.resume and (newest := checkpoint.newest(self.folder / "checkpoints")):
-            first, done = checkpoint.load(self.session, newest)
-            self.best = max((score(row, self.config.validation.select) for row in self.log.rows()), default=-math.inf)
-            self.log.say(f"resumed from {newest}")
+        first, done, _ = self.position
         total = self.config.epochs * self.steps
         self.compiled = compiled_steps(self.method.model, self.config.compile, total, self.log.say)
         with Signals() as self.signals:
@@ -117,6 +113,7 @@ class Loop:
         """Measure, log and save after the last step of `epoch`."""
         seconds, speed = self.log.speed()
         torch.backends.cudnn.benchmark = False
+        self._check_finite()
         average_statistics(self.accelerator, self.method)
         row: dict[str, Any] = {"epoch": epoch + 1, "seconds": seconds, "images_per_second": speed, "lr": self._lr}
         for companion in self.companions:
@@ -126,10 +123,13 @@ class Loop:
         if self.follows_score:
             self.session.schedule.step(epoch + 1, score(row, self.config.validation.select))
         self.log.end(row, self.config.epochs, (epoch + 1) * self.steps)
+        # The checkpoint comes last and says what the best score is: a kill before it repeats the epoch, to the same
+        # row and the same weights; after it the epoch is whole.
+        is_best = (found := score(row, self.config.validation.select)) > self.best
+        self.best = max(self.best, found)
         if self.accelerator.is_main_process:
             weights.save(candidate.model, self.folder / "weights" / "last.safetensors")
-            if (found := score(row, self.config.validation.select)) > self.best:
-                self.best = found
+            if is_best:
                 weights.save(candidate.model, self.folder / "weights" / "best.safetensors")
         self._save(epoch + 1, 0)
         if self._agreed(False, self.signals.came)[1]:
@@ -157,6 +157,7 @@ class Loop:
         due = time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes
         due, stop = self._agreed(due, self.signals.came)
         if due or stop:
+            self._check_finite()
             self._save(epoch, done)
         if stop:
             raise Interrupted(str(self.folder))
@@ -170,10 +171,17 @@ class Loop:
         )
         return [bool(count) for count in total]
 
+    def _check_finite(self) -> None:
+        """ValueError where a loss or a weight is no number: neither weights nor a checkpoint are saved of that."""
+        broken = next((name for name, p in self.method.named_parameters() if not p.isfinite().all()), None)
+        lost, weight = self._agreed(not self.log.is_finite(), broken is not None)
+        if lost or weight:
+            raise diverged("a loss of this epoch is not finite" if lost else f"the weight {broken} is not finite")
+
     def _save(self, epoch: int, done: int) -> None:
         for companion in self.companions:
             companion.before_save()
-        checkpoint.save(self.session, self.folder / "checkpoints", epoch, done)
+        checkpoint.save(self.session, self.log, self.folder / "checkpoints", Position(epoch, done, self.best))
         self.saved = time.monotonic()
 
     @property

@@ -20,6 +20,7 @@ from .companions import Companion
 from .config import TrainConfig
 from .model import build_model, build_teacher
 from .optimizer import build_optimizer, build_schedule
+from .signals import ignore_signals
 
 
 @dataclass
@@ -116,6 +117,7 @@ def build_loader(config: TrainConfig, images: SeededBatches, accelerator: Accele
         # Its own generator: a loader draws a seed for its workers, which must not move the attacks' generator.
         generator=torch.Generator().manual_seed(config.seed),
         num_workers=config.data.workers,
+        worker_init_fn=ignore_signals,
         pin_memory=accelerator.device.type == "cuda",
     )
     if len(loader) // accelerator.num_processes == 0:

@@ -25,3 +25,12 @@ class Signals:
         if self.came:
             raise KeyboardInterrupt
         self.came = True
+
+
+def ignore_signals(worker: int) -> None:
+    """For a loader's worker: a signal to the whole group is answered by the process that trains, which needs it still.
+
+    torch ends its workers itself, also where their parent is gone.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

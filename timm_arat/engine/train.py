@@ -1,6 +1,7 @@
 """The order of events of a training run."""
 
 import errno
+import itertools
 import shlex
 import sys
 import time
@@ -8,16 +9,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 
 from ..config import dump
 from ..evaluation import Robustness
+from ..files import write_atomically
 from ..methods import method_name
+from . import checkpoint
 from .accelerator import start, where
 from .companions import COMPANIONS, Companion
 from .config import VARIANTS, TrainConfig
 from .finish import finish
+from .lock import locked
 from .log import Log
 from .loop import Interrupted, Loop
 from .session import prepare
@@ -41,14 +45,17 @@ def train(config: TrainConfig, companions: Sequence[type[Companion]] = ()) -> li
     try:
         results = [_run(config, kinds)]
         if config.twin is not None:
-            results.append(_run(replace(config, method=config.twin, twin=None, output=f"{output}/twin"), kinds))
+            twin = replace(config, method=config.twin, twin=None, output=f"{output}/twin")
+            # A run that was stopped before its twin began.
+            resume = config.resume and checkpoint.newest(Path(f"{output}/twin/checkpoints")) is not None
+            results.append(_run(replace(twin, resume=resume), kinds))
     except (Interrupted, KeyboardInterrupt):
         # In the loop a signal leaves a checkpoint first; after it, the evaluation keeps its own state.
         raise Interrupted(output) from None
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        way_out = f"free some, and the same command with --output {output} --resume true goes on"
+        way_out = f"free some, and `--resume {output}` in the place of all other words goes on"
         raise OSError(errno.ENOSPC, f"no space left in {output}: {way_out}") from error
     # Once, and last: the twin needs the process group too.
     PartialState().destroy_process_group()
@@ -57,14 +64,32 @@ def train(config: TrainConfig, companions: Sequence[type[Companion]] = ()) -> li
 
 def _run(config: TrainConfig, companions: Sequence[type[Companion]]) -> Robustness:
     folder = Path(config.output or "")
-    if not config.resume and (folder / "summary.jsonl").exists():
-        raise ValueError(f"{folder} holds a run already: add --resume true to go on with it, or name another --output")
+    newest = checkpoint.newest(folder / "checkpoints")
+    if config.resume and newest is None:
+        raise ValueError(f"{folder} holds no checkpoint to resume from: leave --resume out to begin")
+    if not config.resume and (newest or (folder / "summary.jsonl").exists()):
+        raise ValueError(f"{folder} holds a run already: go on with it by --resume {folder}, or name another --output")
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = start(config, folder)
+    with locked(folder, accelerator.is_main_process):
+        return _train(config, companions, folder, accelerator, newest if config.resume else None)
+
+
+def _train(
+    config: TrainConfig,
+    companions: Sequence[type[Companion]],
+    folder: Path,
+    accelerator: Accelerator,
+    newest: Path | None,
+) -> Robustness:
+    """Train in `folder`, from the checkpoint `newest` if there is one."""
     log = Log(accelerator, folder, config.log_every)
     session = prepare(config, folder, accelerator, companions, log.say)
+    position = checkpoint.load(session, log, newest) if newest else checkpoint.Position()
     if accelerator.is_main_process:
-        (folder / "config.yaml").write_text(dump(config, variants=VARIANTS))
+        # A recipe for whoever wants the same again: where it ran is not part of it.
+        recipe = dump(replace(config, output=None, resume=False), variants=VARIANTS)
+        write_atomically(folder / "config.yaml", lambda aside: aside.write_text(recipe))
         with (folder / "command.txt").open("a") as file:
             file.write(shlex.join(sys.argv) + "\n")
     if config.trackers:
@@ -79,7 +104,9 @@ def _run(config: TrainConfig, companions: Sequence[type[Companion]]) -> Robustne
     )
     for note in session.data.notes:
         log.say(note)
-    Loop(session, log).run()
+    if newest:
+        log.say(f"resumed from {newest}")
+    Loop(session, log, position).run()
     results = finish(session, log)
     for tracker in accelerator.trackers:
         tracker.finish()
@@ -87,7 +114,15 @@ def _run(config: TrainConfig, companions: Sequence[type[Companion]]) -> Robustne
 
 
 def _folder(config: TrainConfig) -> str:
-    """A new folder under runs/; with several processes, the main one's clock decides."""
-    name = [f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{method_name(config.method)}-{config.model.name.replace('/', '_')}"]
-    broadcast_object_list(name)
-    return name[0]
+    """A new folder under runs/, made here so that no other run takes it; with several processes by the main one."""
+    name = f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{method_name(config.method)}-{config.model.name.replace('/', '_')}"
+    found = [name]
+    if PartialState().is_main_process:
+        for number in itertools.count(2):
+            try:
+                Path(found[0]).mkdir(parents=True)
+                break
+            except FileExistsError:
+                found = [f"{name}-{number}"]
+    broadcast_object_list(found)
+    return found[0]

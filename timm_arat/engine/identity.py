@@ -1,0 +1,72 @@
+"""What a checkpoint is of, so that nothing else goes on from it."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ..config import dump
+from .config import VARIANTS
+
+if TYPE_CHECKING:
+    from .session import Session
+
+# Settings that a resumed run may have another value of: they take effect from there on, and nothing that was done under
+# the former one becomes wrong. Groups end in a dot.
+MAY_CHANGE = (
+    "epochs", "evaluation.", "twin.", "twin", "output", "resume", "threads", "compile", "log_every", "trackers",
+    "checkpoint_minutes", "keep_checkpoints", "data.root", "data.download", "data.workers", "data.cache",
+)  # fmt: skip
+
+
+def identity(session: "Session") -> dict[str, Any]:
+    """The settings that may not change, the images behind them, and the number of processes; as JSON holds it."""
+    settings = dict(_leaves(yaml.safe_load(dump(session.config, variants=VARIANTS))))
+    kept = {key: value for key, value in settings.items() if not _may_change(key)}
+    return {
+        "settings": kept,
+        "training_images": _digest(session.data.train),
+        "validation_images": _digest(session.data.val),
+        "processes": session.accelerator.num_processes,
+    }
+
+
+def check_identity(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """ValueError, naming what differs, unless the run that left `there` may go on as `here`."""
+    was, now = there["settings"], here["settings"]
+    differ = [
+        f"{key} was {was.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted(was.keys() | now.keys())
+        if was.get(key) != now.get(key)
+    ]
+    differ += [
+        f"the {key.replace('_', ' ')} were {there[key]} and are {here[key]}"
+        for key in ("training_images", "validation_images", "processes")
+        if there[key] != here[key]
+    ]
+    if differ:
+        raise ValueError(
+            f"it is of another run: {'; '.join(differ)}. Go on with what it was, or start afresh with another --output. "
+            f"May change: {', '.join(name.rstrip('.') for name in MAY_CHANGE)}"
+        )
+
+
+def _may_change(key: str) -> bool:
+    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in MAY_CHANGE)
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _digest(images: Any) -> str:
+    """Number of the images, and a hash of their labels in their order."""
+    if images is None:
+        return "none"
+    labels = images.labels.numpy().tobytes()
+    return f"{len(images)} images ({hashlib.sha256(labels).hexdigest()[:12]})"
