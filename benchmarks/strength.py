@@ -129,8 +129,8 @@ def measure(options: Options, say: Callable[[str], None]) -> Json:
     net, name = open_model(options.model)
     net.eval().requires_grad_(False)
     device = next(net.parameters()).device
-    cfg: Any = net.model.pretrained_cfg
-    test = load(options.data, input_size=cfg["input_size"], splits=("test",)).test
+    timm_model: Any = net.model
+    test = load(options.data, input_size=timm_model.pretrained_cfg["input_size"], splits=("test",)).test
     assert test is not None
     x, y = (t.to(device) for t in tensors(test, subset(test.labels, min(options.images, len(test.labels)), seed=0)))
     right = _right(net, x, y)

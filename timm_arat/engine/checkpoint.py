@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import math
 import re
 import shutil
 from pathlib import Path
@@ -30,12 +29,13 @@ class Position(NamedTuple):
     Attributes:
         epoch: Epoch that training goes on with, from 0.
         step: Batches of that epoch that are done.
-        best: Score of the best epoch so far, see `best.score`: the one whose weights are weights/best.safetensors.
+        best: Score of the best epoch so far, see `best.score`, whose weights are weights/best.safetensors; None before
+            the first epoch has ended.
     """
 
     epoch: int = 0
     step: int = 0
-    best: float = -math.inf
+    best: float | None = None
 
 
 def save(session: "Session", log: "Log", folder: Path, position: Position) -> Path:
@@ -65,9 +65,7 @@ def save(session: "Session", log: "Log", folder: Path, position: Position) -> Pa
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         files = {path.name: _sha256(path) for path in sorted(aside.iterdir())}
-        # JSON has no infinity, which the best score is before the first epoch ends.
-        where = position._replace(best=None if position.best == -math.inf else position.best)._asdict()
-        manifest = {"format": FORMAT, "position": where, "of": identity(session), "files": files}
+        manifest = {"format": FORMAT, "position": position._asdict(), "of": identity(session), "files": files}
         (aside / MANIFEST).write_text(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1))
         put_in_place(aside, final)
         for old in _sorted(folder)[: -session.config.keep_checkpoints]:
@@ -108,8 +106,7 @@ def load(session: "Session", log: "Log", checkpoint: Path) -> Position:
         generators.restore(load_tree(checkpoint / f"generators-{session.accelerator.process_index}"))
     except Exception as error:  # every library under it has its own for a file that is not what it should be
         raise _unusable(checkpoint, error) from error
-    position = Position(**manifest["position"])
-    return position if position.best is not None else position._replace(best=-math.inf)
+    return Position(**manifest["position"])
 
 
 def _unusable(checkpoint: Path, error: Exception) -> ValueError:

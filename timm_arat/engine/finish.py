@@ -1,5 +1,6 @@
 """After the last epoch: export the best weights and measure them, once, on the test set."""
 
+import hashlib
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from accelerate.utils import gather_object
 from torch import nn
 
-from ..evaluation import AttackName, Robustness, evaluate, merge
+from ..evaluation import AttackName, Robustness, evaluate, fingerprint, merge, open_model
 from ..hub import export
 from ..methods import method_name
 from ..norm import is_split, merge_split_norm
@@ -57,12 +58,16 @@ def _measure(session: Session, model: Path | nn.Module, attacks: tuple[AttackNam
     """Evaluate each process's share of the test images and merge; the file is written by the main process."""
     config, accelerator, images = session.config, session.accelerator, session.data.test
     assert images is not None
+    settings = replace(config.evaluated(), attacks=attacks)
+    # By weights and settings: a run that was extended, or is evaluated anew, does not go on with another measurement.
+    of = fingerprint(open_model(model, accelerator.device)[0])[:8]
+    state = session.folder / f".{name}-{of}-{_digest(settings)}"
     share = range(accelerator.process_index, len(images), accelerator.num_processes)
     part = evaluate(
         model,
         images,
-        replace(config.evaluated(), attacks=attacks),
-        state=session.folder / f".{name}-{accelerator.process_index}-of-{accelerator.num_processes}.state",
+        settings,
+        state=state.with_suffix(f".{accelerator.process_index}-of-{accelerator.num_processes}.state"),
         indices=share if accelerator.num_processes > 1 else None,
         name=f"{config.model.name} {method_name(config.method)}",
         progress=accelerator.is_main_process,
@@ -72,6 +77,10 @@ def _measure(session: Session, model: Path | nn.Module, attacks: tuple[AttackNam
     if accelerator.is_main_process:
         result.save(session.folder / f"{name}.json")
     return result
+
+
+def _digest(settings: object) -> str:
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
 
 
 def _averaged(config: TrainConfig, log: Log) -> dict[str, object]:

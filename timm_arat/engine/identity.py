@@ -47,7 +47,7 @@ def check_identity(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     ]
     if differ:
         raise ValueError(
-            f"it is of another run: {'; '.join(differ)}. Go on with what it was, or start afresh with another --output. "
+            f"it is of another run: {'; '.join(differ)}. Go on with what it was, or start anew with another --output. "
             f"May change: {', '.join(name.rstrip('.') for name in MAY_CHANGE)}"
         )
 

@@ -125,8 +125,9 @@ class Loop:
         self.log.end(row, self.config.epochs, (epoch + 1) * self.steps)
         # The checkpoint comes last and says what the best score is: a kill before it repeats the epoch, to the same
         # row and the same weights; after it the epoch is whole.
-        is_best = (found := score(row, self.config.validation.select)) > self.best
-        self.best = max(self.best, found)
+        found = score(row, self.config.validation.select)
+        if is_best := self.best is None or found > self.best:
+            self.best = found
         if self.accelerator.is_main_process:
             weights.save(candidate.model, self.folder / "weights" / "last.safetensors")
             if is_best:

@@ -2,6 +2,7 @@ from ._compare import Paired as Paired
 from ._compare import compare as compare
 from ._evaluate import evaluate as evaluate
 from ._model import fingerprint as fingerprint
+from ._model import open_model as open_model
 from ._robustness import ImageSet as ImageSet
 from ._robustness import Robustness as Robustness
 from ._robustness import eps_text as eps_text
