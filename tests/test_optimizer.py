@@ -256,7 +256,8 @@ def test_plateau_follows_the_score_and_a_resume_remembers_it(tmp_path, monkeypat
 
 @pytest.mark.parametrize("schedule", ["cosine", "tanh", "poly", "step", "multistep", "wsd", "rsqrt", "constant"])
 def test_a_run_trains_by_every_schedule(tmp_path, schedule):
-    settings = OptimizerConfig(schedule=schedule, decay_epochs=1 if schedule != "rsqrt" else 0.5, milestones=(1,))
+    warmup = int(schedule == "rsqrt")  # its time scale
+    settings = OptimizerConfig(schedule=schedule, decay_epochs=1, milestones=(1,), warmup_epochs=warmup)
     session = session_of(tiny(tmp_path, optimizer=settings))
     Loop(session, Log(session.accelerator, tmp_path, 10)).run()
     assert len(rows(tmp_path)) == 2
