@@ -61,7 +61,7 @@ def test_averages_are_what_they_say(kind):
             model.fc.bias.fill_(float(step))
         average.after_update(step, epoch=0 if step < 3 else 1)
         values.append(float(step))
-    found = float(average.average.module.model.fc.bias.detach()[0])
+    found = float(average.average.module["network"].model.fc.bias.detach()[0])
     if kind == "swa":
         assert found == pytest.approx(sum([4, 6, 8]) / 3)
     else:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers_engine import companion, fresh_accelerate, session_of  # noqa: F401  # a fixture
 from safetensors.torch import load_file
+from torch import nn
 
 from timm_arat.engine.companions import Batch
 from timm_arat.engine.companions.awp import AWP
@@ -43,6 +44,9 @@ def parameters(session: Session) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("kind", METHODS)
 def test_each_weight_moves_by_gamma_of_its_length_along_the_gradient_and_comes_back(tmp_path, kind):
     session = session_of(tiny(tmp_path, method=kind()))
+    for module in session.method.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.ones_(module.weight)  # timm begins the last norm of a block at zero, before which no gradient is
     awp, batch, x, x_adv = ready(session)
     before = parameters(session)
     buffers = {name: b.clone() for name, b in session.method.named_buffers()}
@@ -84,6 +88,16 @@ def test_the_step_is_the_optimizers_from_the_old_weights_by_the_gradient_at_the_
         session.optimizer.step()
     for name, p in session.method.named_parameters():
         torch.testing.assert_close(p.detach(), before[name] - 0.05 * grads[name], rtol=1e-4, atol=2e-6)
+
+
+def test_a_weight_without_a_gradient_stays_where_it_is(tmp_path):
+    session = session_of(tiny(tmp_path))
+    awp, batch, x, x_adv = ready(session)
+    (block,) = session.method.model.layer1
+    assert (block.bn2.weight == 0).all()
+    before = block.conv2.weight.detach().clone()
+    with awp.around_step(batch, x, x_adv):
+        assert torch.equal(block.conv2.weight, before)
 
 
 def test_an_error_inside_the_step_leaves_the_weights_as_they_were(tmp_path):

@@ -53,7 +53,7 @@ class OptimizerConfig:
         warmup_lr: Learning rate at the start of the warm-up.
         warmup_prefix: Begin the schedule behind the warm-up, at its peak; else the warm-up replaces its first epochs.
         min_lr: Learning rate at the end.
-        milestones: Epochs at which `multistep` multiplies by `decay_rate`.
+        milestones: Epochs at which `multistep` multiplies by `decay_rate`; not `by_step`, timm does so an epoch before.
         decay_epochs: Epochs between two decays of step; length of the decay of wsd and rsqrt, below 1 as a share.
         decay_rate: Factor of step, multistep and plateau; the power of poly.
         patience_epochs: Epochs without a better score after which plateau decays.
