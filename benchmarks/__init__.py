@@ -12,6 +12,7 @@ _attack      section attack: PGD-10 against other libraries
 _evaluation  section evaluation: AutoAttack, wall time and the same robust images
 _limit       section limit: the step's convolutions and nothing else
 _memory      section memory: peaks, and growth of time and memory
+defences     defences that do not defend, and which check speaks: `python -m benchmarks.defences`
 strength     attack strength beside other libraries, a command of its own: `python -m benchmarks.strength`
 _machine     what it ran on
 _plot        growth, drawn

@@ -206,7 +206,7 @@ def test_a_run_on_a_full_disk_says_how_to_go_on(tmp_path, monkeypatch):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("timm_arat.engine.weights.save_file", full)
-    with pytest.raises(OSError, match="--resume true goes on"):
+    with pytest.raises(OSError, match="--resume .* goes on"):
         train(tiny(tmp_path))
 
 

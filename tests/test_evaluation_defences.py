@@ -2,15 +2,15 @@
 
 import json
 
-import defences
 import pytest
 import timm
 import torch
 from helpers_evaluation import EPS, digits, trained
-from timm_arat.document import write_block
 from torch import nn
 
 import timm_arat
+from benchmarks import defences
+from benchmarks.document import write_block
 from timm_arat.evaluation import evaluate
 
 

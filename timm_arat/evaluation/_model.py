@@ -1,8 +1,6 @@
 """The model under evaluation: found, wrapped, and frozen for the time of it."""
 
-import difflib
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +9,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from timm_arat.models import WeightsNotFoundError
-from timm_arat.models._weights import refuse_pickles
+from timm_arat.models import WeightsNotFoundError, create
+from timm_arat.models._json import read_json
+from timm_arat.models._secrets import without_password
 from timm_arat.modes import evaluating
+from timm_arat.names import nearest
 from timm_arat.pixels import InPixels, in_pixels
 
 
@@ -35,8 +35,7 @@ def open_model(model: str | Path | nn.Module, device: torch.device | None = None
         return (in_pixels(model) if getattr(model, "pretrained_cfg", None) else model), name
     timm_name = _timm_name(str(model))
     try:
-        refuse_pickles(timm_name)
-        built = timm.create_model(timm_name, pretrained=True)
+        built = create(timm_name, pretrained=True)
     except WeightsNotFoundError as error:
         raise ValueError(str(error)) from error
     except Exception as error:  # timm, safetensors, pickle and the Hub's client raise a dozen kinds for bad weights
@@ -49,7 +48,7 @@ def _name(model: str | Path) -> str:
     config = Path(model) / "model" / "config.json"
     if not config.is_file():
         return str(model)
-    facts = json.loads(config.read_text())
+    facts = read_json(config)
     return f"{facts['architecture']} {facts.get('training', {}).get('method', '')}".strip()
 
 
@@ -65,13 +64,14 @@ def _timm_name(model: str) -> str:
             f"{model} holds no exported model (model/config.json): let the run end, or give its model's folder"
         )
     known = [*timm.list_models(), *timm.list_models(pretrained=True)]
-    near = difflib.get_close_matches(model, known, n=3)
-    hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() names them all."
-    raise ValueError(f"no model is called {model!r}: {hint} A Hub model is hf-hub:ORG/NAME, a folder local-dir:PATH")
+    raise ValueError(
+        f"no model is called {model!r}: {nearest(model, known, most=3)} timm.list_models() names them all; a Hub model "
+        "is hf-hub:ORG/NAME, a folder local-dir:PATH"
+    )
 
 
 def _why_not(timm_name: str, error: Exception) -> str:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    said = without_password((str(error).strip() or type(error).__name__).splitlines()[0])
     if timm_name.startswith("local-dir:"):
         return (
             f"{timm_name} is not a model that timm can load ({said}): it may be cut short or foreign; export it again"

@@ -11,6 +11,7 @@ from typing import Any
 from timm_arat.evaluation._autoattack import ATTACKS
 from timm_arat.evaluation._masking import masking_warnings
 from timm_arat.evaluation._score import Score
+from timm_arat.models._json import read_json
 
 FORMAT = "timm_arat.robustness/1"
 PLAIN = ("clean", "fgsm", "pgd", "unbounded")
@@ -130,8 +131,8 @@ class Robustness:
     def load(path: str | Path) -> "Robustness":
         """Raises ValueError if the file is not a result that `save` wrote."""
         try:
-            return Robustness.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return Robustness.from_json(read_json(path))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path} is not a result of timm_arat.evaluate ({error}): evaluate again") from error
 
 
@@ -155,7 +156,7 @@ def merge(parts: Sequence[Robustness]) -> Robustness:
     same = [
         name
         for name in first.__dataclass_fields__
-        if name not in ("scores", "zero_gradient", "seconds", "device", "command")
+        if name not in ("scores", "zero_gradient", "blind", "seconds", "device", "command")
     ]
     merged = first
     for part in rest:
@@ -177,6 +178,7 @@ def _both(a: Robustness, b: Robustness) -> Robustness:
         data=replace(a.data, fingerprint=add_fingerprints(a.data.fingerprint, b.data.fingerprint)),
         scores={name: a.scores[name] + b.scores[name] for name in a.scores},
         zero_gradient=a.zero_gradient + b.zero_gradient,
+        blind=max(a.blind, b.blind),
         seconds={name: a.seconds[name] + b.seconds[name] for name in a.seconds},
         device=", ".join(sorted({*a.device.split(", "), *b.device.split(", ")})),
         command=a.command if a.command == b.command else f"{a.command}\n{b.command}",

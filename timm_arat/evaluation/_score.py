@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+MOST_INDICES = 10_000_000
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
@@ -118,5 +119,8 @@ def pack_indices(indices: Sequence[int]) -> str:
 
 
 def unpack_indices(text: str) -> tuple[int, ...]:
+    """What `pack_indices` packed. ValueError where the runs are longer than any data set, as only a forged file's are."""
     runs = [run.partition("-") for run in text.split(",") if run]
+    if sum(int(last or first) - int(first) + 1 for first, _, last in runs) > MOST_INDICES:
+        raise ValueError(f"indices {text[:40]!r} name more than {MOST_INDICES:,} images: evaluate again")
     return tuple(i for first, _, last in runs for i in range(int(first), int(last or first) + 1))

@@ -155,13 +155,6 @@ def describe(cfg: PretrainedCfg, name: str, file: Path) -> None:
     )
 
 
-def refuse_pickles(model_name: str) -> None:
-    """Make sure that timm would load safetensors for `model_name`; `timm_arat.models.create` loads them as well."""
-    from ._create import resolve  # which stands on this module
-
-    resolve(model_name)
-
-
 def _record(name: str) -> dict[str, Any]:
     record = CARDS / name / RECORD
     return read_json(record) if record.is_file() else {}

@@ -1,4 +1,4 @@
-"""Defences that do not defend, and what `evaluate` says of each: `python tests/defences.py` writes docs/attacks.md.
+"""Defences that do not defend, and what `evaluate` says of each: `python -m benchmarks.defences` writes the table.
 
 Each wraps an honest model and, under an attack that sees through it, is as weak as that model. The command measures
 them round the published resnet20_cifar_arat, without AutoAttack; the tests do the same round a small network.
@@ -10,11 +10,12 @@ from typing import Any
 
 import timm
 import torch
-from timm_arat.document import write_block
 from torch import Tensor, nn
 
 from timm_arat import evaluate, in_pixels
 from timm_arat.data import DataConfig, load
+
+from .document import write_block
 
 
 class Defence(nn.Module):
