@@ -119,7 +119,7 @@ def pack_indices(indices: Sequence[int]) -> str:
 
 
 def unpack_indices(text: str) -> tuple[int, ...]:
-    """What `pack_indices` packed. ValueError where the runs are longer than any data set, as only a forged file's are."""
+    """What `pack_indices` packed. ValueError for more images than any data set has, as only a forged file names."""
     runs = [run.partition("-") for run in text.split(",") if run]
     if sum(int(last or first) - int(first) + 1 for first, _, last in runs) > MOST_INDICES:
         raise ValueError(f"indices {text[:40]!r} name more than {MOST_INDICES:,} images: evaluate again")
