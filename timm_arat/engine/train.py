@@ -13,10 +13,10 @@ from accelerate.utils import broadcast_object_list
 
 from ..config import dump
 from ..evaluation import Robustness
-from ..methods import method_name
+from ..methods import method_class, method_name
 from .accelerator import start, where
 from .companions import COMPANIONS, Companion
-from .config import VARIANTS, TrainConfig
+from .config import VARIANTS, ModelConfig, TrainConfig
 from .finish import finish
 from .log import Log
 from .loop import Interrupted, Loop
@@ -41,7 +41,7 @@ def train(config: TrainConfig, companions: Sequence[type[Companion]] = ()) -> li
     try:
         results = [_run(config, kinds)]
         if config.twin is not None:
-            results.append(_run(replace(config, method=config.twin, twin=None, output=f"{output}/twin"), kinds))
+            results.append(_run(_twin(config), kinds))
     except (Interrupted, KeyboardInterrupt):
         # In the loop a signal leaves a checkpoint first; after it, the evaluation keeps its own state.
         raise Interrupted(output) from None
@@ -82,6 +82,13 @@ def _run(config: TrainConfig, companions: Sequence[type[Companion]]) -> Robustne
     for tracker in accelerator.trackers:
         tracker.finish()
     return results
+
+
+def _twin(config: TrainConfig) -> TrainConfig:
+    """The run of the twin, with the teacher only where it has a use for one."""
+    needed = method_class(method_name(config.twin)).needs_teacher(config.twin)
+    teacher = config.teacher if needed else ModelConfig(name="")
+    return replace(config, method=config.twin, twin=None, teacher=teacher, output=f"{config.output}/twin")
 
 
 def _folder(config: TrainConfig) -> str:
