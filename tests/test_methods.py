@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from timm_arat import ARAT, PGD, Madry, Standard
-from timm_arat.methods import CONFIGS, ARATConfig, method_class
+from timm_arat.methods import CONFIGS, ARATConfig, Method, method_class
 from timm_arat.norm import is_split, norm_branch, split_norms
 from timm_arat.taps import tap
 
@@ -22,6 +22,12 @@ def backbone(name: str = "resnet20_cifar", **kwargs) -> nn.Module:
     if name == "resnet20_cifar":
         kwargs = {"layers": (1, 1), "channels": (8, 12), "stem_width": 8, "zero_init_last": False, **kwargs}
     return timm.create_model(name, num_classes=5, **kwargs)
+
+
+def plain(name: str) -> Method:
+    """The method called `name` as its defaults have it, with a teacher where it needs one."""
+    kind = method_class(name)
+    return kind(backbone(), teacher=backbone() if kind.needs_teacher(kind.Config()) else None)
 
 
 def batch(size: int = 8, n: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -283,7 +289,7 @@ def test_standard_and_madry_are_cross_entropy_on_their_images():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_methods_keep_timms_contract(name):
     x, y = batch()
-    method = method_class(name)(backbone())
+    method = plain(name)
     method.set_clean_accuracy(0.5)
     terms = step(method, x, y)
     assert {"loss", "output"} <= terms.keys()
@@ -395,7 +401,7 @@ def test_a_split_that_other_code_broke_is_noticed_at_the_next_step():
 def test_a_step_leaves_images_labels_and_modes_alone(name):
     x, y = batch()
     before = x.clone(), y.clone()
-    method = method_class(name)(backbone())
+    method = plain(name)
     method.train()
     method.model.layer1.eval()
     modes = [m.training for m in method.modules()]

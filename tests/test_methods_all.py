@@ -1,6 +1,7 @@
 """What holds of every training method: a new row of the table is checked here as it stands."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,15 @@ CASES = [(name, {}) for name in CONFIGS] + [
     ("arat", {"split_norm": "none"}),
     ("arat", {"noisy_clean": True}),
     ("arat", {"auto_balance": False, "layers": ("layer1", "layer2")}),
+    ("arat", {"anchor": "teacher"}),
+    ("arat", {"anchor": "teacher", "split_norm": "none", "predictor": "none"}),
     ("madry", {"label_smoothing": 0.1}),
+    ("lbgat", {"beta": 6.0, "detach": True}),
+    ("lbgat", {"beta": 6.0, "split_norm": "batch"}),
+    ("lbgat", {"clean_pass": False}),
+    ("dajat", {"views": 0}),
+    ("dajat", {"views": 1, "split_norm": "none", "label_smoothing": 0.1}),
+    ("arrest", {"threshold": 0.1}),
 ]
 each_case = pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
 each_method = pytest.mark.parametrize("name", CONFIGS)
@@ -32,8 +41,15 @@ def backbone(seed: int = 0) -> nn.Module:
     return timm.create_model("resnet20_cifar", num_classes=5, **shape)
 
 
-def build(name: str, settings: dict | None = None, dtype: torch.dtype = torch.float64, attack: PGD = ATTACK) -> Method:
-    method = method_class(name)(backbone(), attack=attack, **(settings or {})).to(dtype).train()
+def plain(name: str, config: object = None, attack: PGD | None = None, **settings) -> Method:
+    """The method called `name`, with a teacher where it needs one."""
+    kind = method_class(name)
+    needed = kind.needs_teacher(replace(config or CONFIGS[name](), **settings))
+    return kind(backbone(), config, attack=attack, teacher=backbone(seed=1) if needed else None, **settings)
+
+
+def build(name: str, settings: dict | None = None, dtype: torch.dtype = torch.float64) -> Method:
+    method = plain(name, attack=ATTACK, **(settings or {})).to(dtype).train()
     method.set_clean_accuracy(0.3)
     return method
 
@@ -82,8 +98,9 @@ def test_perturb_leaves_no_trace_in_the_method(name, settings):
     assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
     assert [module.training for module in method.modules()] == modes
     assert all(p.grad is None and p.requires_grad for p in method.parameters())
-    assert seen.shape == x_adv.shape == x.shape and not x_adv.requires_grad
-    assert torch.equal(x_adv, x) != method.attacks
+    views = 1 + getattr(method.config, "views", 0)
+    assert seen.shape == x_adv.shape == (views * len(x), *x.shape[1:]) and not x_adv.requires_grad
+    assert torch.equal(x_adv, seen) != method.attacks
 
 
 @each_case
@@ -190,7 +207,8 @@ def test_what_may_be_folded_is_found_once_an_epoch(name):
 
     first, again = count(), count()
     method.begin_epoch()
-    assert [first, again, count(), count()] == [again + 2, again, again + 2, again], "to look, and to prove it"
+    looks = 2 * (2 if name == "dajat" else 1)  # in each branch that is attacked: to look, and to prove it
+    assert [first, again, count(), count()] == [again + looks, again, again + looks, again]
 
 
 # What becomes of the networks that a method holds
@@ -261,6 +279,37 @@ def test_an_average_takes_what_a_method_registers(name):
     assert "network" in method.averaged()
 
 
+@each_method
+def test_a_second_network_is_given_where_it_is_needed_and_nowhere_else(name):
+    kind = method_class(name)
+    if kind.needs_teacher(CONFIGS[name]()):
+        with pytest.raises(ValueError, match=f"{kind.__name__} needs a second network.*teacher.name"):
+            kind(backbone())
+    else:
+        with pytest.raises(ValueError, match=f"{kind.__name__} with these settings has no use for a teacher"):
+            kind(backbone(), teacher=backbone(seed=1))
+
+
+@pytest.mark.parametrize(("name", "settings"), [("hat", {}), ("arrest", {}), ("arat", {"anchor": "teacher"})], ids=str)
+def test_a_teacher_that_is_only_used_is_in_no_state_average_or_optimizer(name, settings):
+    method = build(name, settings)
+    assert isinstance(method.teacher, Frozen)
+    assert not any("teacher" in key for key in (*method.state_dict(), *method.averaged().state_dict()))
+    own = {p.data_ptr() for p in method.parameters()}
+    assert not own & {p.data_ptr() for p in method.teacher.module.parameters()}, "nor shared with the model"
+    before = copy.deepcopy(method.teacher.module.state_dict())
+    method(*batch())["loss"].backward()
+    assert all(torch.equal(value, before[key]) for key, value in method.teacher.module.state_dict().items())
+    assert all(p.grad is None for p in method.teacher.module.parameters())
+
+
+@pytest.mark.parametrize("name", ["standard", "madry", "dajat", "advprop"])
+@pytest.mark.parametrize("wrong", [-0.1, 1.0])
+def test_a_label_smoothing_that_leaves_no_label_is_refused(name, wrong):
+    with pytest.raises(ValueError, match=rf"label_smoothing={wrong} is not in \[0, 1\)"):
+        CONFIGS[name](label_smoothing=wrong)
+
+
 # The table
 
 
@@ -271,7 +320,7 @@ def test_every_row_has_a_class_settings_and_a_file(name):
     assert (Path(timm_arat.methods.__file__).parent / f"{name}.py").is_file()
     assert getattr(timm_arat.methods, cls.__name__) is getattr(timm_arat, cls.__name__) is cls
     assert method_name(CONFIGS[name]()) == name
-    assert cls(backbone()).config == CONFIGS[name]() and cls(backbone()).attack == PGD()
+    assert plain(name).config == CONFIGS[name]() and plain(name).attack == PGD()
 
 
 @each_method
@@ -279,7 +328,7 @@ def test_settings_by_name_win_over_those_of_a_config_and_an_unknown_one_is_an_er
     cls, config = method_class(name), CONFIGS[name]()
     for wrong in ({"wieght": 1.0}, {"eps": 0.1}, {"steps": 3}):
         with pytest.raises(TypeError, match=next(iter(wrong))):
-            cls(backbone(), **wrong)
+            cls(backbone(), **wrong)  # before a teacher is asked for
     field = next(each for each, value in vars(config).items() if isinstance(value, float))
-    assert getattr(cls(backbone(), config, **{field: 0.125}).config, field) == 0.125
+    assert getattr(plain(name, config, **{field: 0.125}).config, field) == 0.125
     assert config == CONFIGS[name](), "which is left as it was"

@@ -5,8 +5,13 @@ from .hub import export as export
 from .hub import list_robust as list_robust
 from .hub import publish as publish
 from .methods import ARAT as ARAT
+from .methods import ARREST as ARREST
+from .methods import DAJAT as DAJAT
+from .methods import HAT as HAT
+from .methods import LBGAT as LBGAT
 from .methods import MART as MART
 from .methods import TRADES as TRADES
+from .methods import AdvProp as AdvProp
 from .methods import Madry as Madry
 from .methods import Standard as Standard
 from .models import register as register

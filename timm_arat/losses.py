@@ -1,5 +1,8 @@
 """Loss terms of the methods as pure functions of tensors. N samples, K classes, D features."""
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,3 +35,23 @@ def prediction_divergence(logits: Tensor, logits_adv: Tensor) -> Tensor:
 def one_hot(y: Tensor, logits: Tensor) -> Tensor:
     """Labels as shares of the K classes of `logits`: classes N or shares NxK to NxK, in the type of `logits`."""
     return (y if y.ndim == 2 else F.one_hot(y, logits.shape[-1])).to(logits.dtype)
+
+
+def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
+    """Jensen-Shannon divergence of V predictions, mean over samples: V times NxK to a scalar in [0, log V].
+
+    The mean over predictions p of KL(p || m) with their mixture m, clamped from below at 1e-7 so that its logarithm is
+    finite (as in AugMix, arXiv:1912.02781, and DAJAT's code). Gradient to all.
+    """
+    logs = [each.log_softmax(-1) for each in logits]
+    mixture = torch.stack([each.exp() for each in logs]).mean(0).clamp(1e-7, 1).log()
+    return torch.stack([F.kl_div(mixture, each, reduction="batchmean", log_target=True) for each in logs]).mean()
+
+
+def angular_distance(a: Tensor, b: Tensor) -> Tensor:
+    """The angle between two representations over pi: NxD, NxD to N in [0, 1]; gradient to both.
+
+    The cosine is clamped to 1e-6 from 1, where the angle's slope is infinite: closer ones get no gradient.
+    """
+    bound = 1 - 1e-6
+    return F.cosine_similarity(a, b, dim=-1).clamp(-bound, bound).acos() / torch.pi

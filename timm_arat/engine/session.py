@@ -99,8 +99,7 @@ def prepare(
 def build_method(config: TrainConfig, model: nn.Module) -> Method:
     """The method around the backbone `model`, with its teacher and its frozen norms."""
     kind = method_class(method_name(config.method))
-    teacher = build_teacher(config, model)
-    method = kind(model, config.method, attack=config.attack, **({} if teacher is None else {"teacher": teacher}))
+    method = kind(model, config.method, attack=config.attack, teacher=build_teacher(config, model))
     if config.model.freeze_norms != "none":
         frozen = config.model.freeze_norms
         method.freeze_norms(("main", "aux") if frozen == "both" else (frozen,))

@@ -15,11 +15,11 @@ from accelerate.utils import broadcast_object_list
 from ..config import dump
 from ..evaluation import Robustness
 from ..files import write_atomically
-from ..methods import method_name
+from ..methods import method_class, method_name
 from . import checkpoint
 from .accelerator import start, where
 from .companions import COMPANIONS, Companion
-from .config import VARIANTS, TrainConfig
+from .config import VARIANTS, ModelConfig, TrainConfig
 from .finish import finish
 from .lock import locked
 from .log import Log
@@ -45,10 +45,7 @@ def train(config: TrainConfig, companions: Sequence[type[Companion]] = ()) -> li
     try:
         results = [_run(config, kinds)]
         if config.twin is not None:
-            twin = replace(config, method=config.twin, twin=None, output=f"{output}/twin")
-            # A run that was stopped before its twin began.
-            resume = config.resume and checkpoint.newest(Path(f"{output}/twin/checkpoints")) is not None
-            results.append(_run(replace(twin, resume=resume), kinds))
+            results.append(_run(_twin(config), kinds))
     except (Interrupted, KeyboardInterrupt):
         # In the loop a signal leaves a checkpoint first; after it, the evaluation keeps its own state.
         raise Interrupted(output) from None
@@ -111,6 +108,16 @@ def _train(
     for tracker in accelerator.trackers:
         tracker.finish()
     return results
+
+
+def _twin(config: TrainConfig) -> TrainConfig:
+    """The run of the twin, with the teacher only where it has a use for one."""
+    needed = method_class(method_name(config.twin)).needs_teacher(config.twin)
+    teacher = config.teacher if needed else ModelConfig(name="")
+    output = f"{config.output}/twin"
+    # A run that was stopped before its twin began has nothing there to resume from.
+    resume = config.resume and checkpoint.newest(Path(output) / "checkpoints") is not None
+    return replace(config, method=config.twin, twin=None, teacher=teacher, output=output, resume=resume)
 
 
 def _folder(config: TrainConfig) -> str:

@@ -2,6 +2,8 @@
 
 _base      the two verbs of a step, and what becomes of a method's networks
 _early     a part of a loss that is differentiated before the rest
+_divergence, _split, _features   what several methods share: TRADES' attack, the setting split_norm, a representation
+_table     how settings are entered in the table, and found
 configs    the table: settings and names
 """
 

@@ -60,6 +60,7 @@ class Method(nn.Module):
         model: A timm model.
         config: Settings, an instance of `Config`; `settings` given by name take precedence.
         attack: The attack on the training images; PGD-10 of linf 8/255 if not given.
+        teacher: A second timm model, for the methods that need one.
 
     Attributes:
         network: The backbone behind its normalisation; takes NCHW in [0, 1].
@@ -67,6 +68,9 @@ class Method(nn.Module):
         attack: The attack that `perturb` runs unless it is given another.
         frozen_norms: Norms that training leaves as they are; see `freeze_norms`.
         needs_clean_accuracy: `set_clean_accuracy` wants the clean training accuracy before each epoch.
+
+    Raises:
+        ValueError: a teacher is missing, or one is given that these settings have no use for.
     """
 
     Config: ClassVar[Callable[..., Any]]
@@ -75,13 +79,27 @@ class Method(nn.Module):
     needs_clean_accuracy = False
     config: Any
 
-    def __init__(self, model: nn.Module, config: Any = None, *, attack: PGD | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Any = None,
+        *,
+        attack: PGD | None = None,
+        teacher: nn.Module | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__()
         self.network = in_pixels(model)
         self.config = replace(config or self.Config(), **settings)
+        self._check_teacher(teacher)
         self.attack = attack or PGD()
         self.frozen_norms: list[nn.Module] = []
         self._plan = Plan()
+
+    @classmethod
+    def needs_teacher(cls, config: Any) -> bool:
+        """Whether the method with the settings `config` needs a second network, the argument `teacher`."""
+        return False
 
     @property
     def model(self) -> nn.Module:
@@ -173,6 +191,17 @@ class Method(nn.Module):
         for norm in self.frozen_norms:
             norm.training = False  # itself alone: its activation and dropout are not frozen
         return self
+
+    def _check_teacher(self, teacher: nn.Module | None) -> None:
+        name, needed = type(self).__name__, self.needs_teacher(self.config)
+        if needed and teacher is None:
+            raise ValueError(
+                f"{name} needs a second network: give teacher=, a timm model; in a recipe, its name as teacher.name"
+            )
+        if teacher is not None and not needed:
+            raise ValueError(
+                f"{name} with these settings has no use for a teacher: leave teacher (in a recipe, teacher.name) out"
+            )
 
     def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # `.to(device)` and its like must reach the networks that are only used, too.

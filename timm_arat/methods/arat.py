@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from ..attacks import PGD, check, search
 from ..losses import stop_grad_cosine, symmetric_cosine
-from ..norm import batch_norms, check_split_norm, convert_split_norm, norm_branch
+from ..norm import batch_norms, check_split_norm, norm_branch
 from ..taps import paper_layers, tap, tap_dims
-from ._base import Method, Terms, accuracy, precise
+from ._base import Frozen, Method, Terms, accuracy, precise
 from ._early import Early
+from ._features import Features
+from ._split import split
 from .configs import ARATConfig
 
 # Logits NxK, and features NxC of every layer.
@@ -30,17 +32,21 @@ class ARAT(Method):
     Args:
         model: A timm model; its norms are split in place unless they already are.
         config, attack, settings: see `Method`.
+        teacher: For `anchor='teacher'`, a timm model whose features of x stand in the place of z; it is only used.
 
     Raises:
-        ValueError: the model has no norm of the kind to split, a layer does not exist, or a setting is out of range.
+        ValueError: the model has no norm of the kind to split, a layer does not exist, a setting is out of range, or a
+            teacher is missing, not wanted, or of another width where no predictor maps to it.
     """
 
     Config = ARATConfig
     config: ARATConfig
     balance: Tensor
 
-    def __init__(self, model: nn.Module, config: ARATConfig | None = None, **kwargs: Any) -> None:
-        super().__init__(model, config, **kwargs)
+    def __init__(
+        self, model: nn.Module, config: ARATConfig | None = None, *, teacher: nn.Module | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(model, config, teacher=teacher, **kwargs)
         config = self.config
         if config.noisy_clean and self.attack.norm != "linf":
             raise ValueError(
@@ -48,18 +54,26 @@ class ARAT(Method):
             )
         self.needs_clean_accuracy = config.auto_balance
         self.layers = paper_layers(self.model) if tuple(config.layers) == ("paper",) else tuple(config.layers)
-        if config.split_norm != "none":
-            try:
-                convert_split_norm(self.model, norms="all" if config.split_norm == "all" else None)
-            except ValueError as error:
-                raise ValueError(
-                    f"split_norm={config.split_norm!r}: {error}; here split_norm='all' or 'none'"
-                ) from error
+        split(self.model, config.split_norm)
         self._shares_statistics = config.split_norm == "none" and any(True for _ in batch_norms(self.model))
         dims = tap_dims(self.model, self.layers, in_chans=self.network.mean.shape[1])
-        self.predictors = nn.ModuleList(_Predictor(dim) for dim in dims.values() if config.predictor != "none")
+        wanted = dims
+        if teacher is not None:
+            features = Features(teacher)
+            wanted, self.teacher = {"last": features.width}, Frozen(features)
+        if config.predictor == "none" and wanted != dims:
+            raise ValueError(
+                f"the teacher has {wanted['last']} features and the model {dims['last']}: write "
+                "predictor='adversarial', which maps to the teacher's, or name a teacher of the same width"
+            )
+        pairs = zip(dims.values(), wanted.values(), strict=True) if config.predictor != "none" else ()
+        self.predictors = nn.ModuleList(_Predictor(*pair) for pair in pairs)
         # A buffer, so that it is saved and resumed with the weights; 0.5 until the first epoch begins.
         self.register_buffer("balance", torch.tensor(0.5))
+
+    @classmethod
+    def needs_teacher(cls, config: Any) -> bool:
+        return bool(config.anchor == "teacher")
 
     def set_clean_accuracy(self, accuracy: float) -> None:
         """Balance the two cross-entropies by it (official code: `train_acc`)."""
@@ -89,7 +103,7 @@ class ARAT(Method):
         else:
             logits, joint = self._pass(torch.cat([x_adv, x]), "both")
             adv, clean = ((logits.chunk(2)[half], [feature.chunk(2)[half] for feature in joint]) for half in (0, 1))
-        return self._terms(y, adv, clean)
+        return self._terms(y, adv, self._anchored(x, clean))
 
     def forward(self, x: Tensor, y: Tensor, x_adv: Tensor | None = None) -> dict[str, Tensor]:
         """As the base's; the clean half is differentiated before the adversarial pass where nothing forbids it."""
@@ -99,9 +113,13 @@ class ARAT(Method):
             x, x_adv = self.perturb(x, y)
         clean = self._pass(x, "aux")
         early = Early(self._weights["ce_clean"] * F.cross_entropy(clean[0], y), self.parameters())
-        clean = clean[0].detach(), [feature.detach() for feature in clean[1]]
+        clean = self._anchored(x, (clean[0].detach(), [feature.detach() for feature in clean[1]]))
         terms = self._terms(y, self._pass(x_adv, "main"), clean)
         return terms.as_dict(terms.loss("ce_adv", "invariance") + early.term())
+
+    def _anchored(self, x: Tensor, clean: Outcome) -> Outcome:
+        """`clean`, the outcome of the images `x`, with a teacher's features in the place of its own."""
+        return (clean[0], [self.teacher(x)]) if self.config.anchor == "teacher" else clean
 
     def _terms(self, y: Tensor, adv: Outcome, clean: Outcome) -> Terms:
         (logits_adv, z_adv), (logits_clean, z) = adv, clean
@@ -128,10 +146,10 @@ class ARAT(Method):
     def _separable(self) -> bool:
         """Whether the adversarial images' gradients ask nothing of the clean images but their features' values.
 
-        So it is where the clean features stand still and no norm takes statistics over both kinds of image. Then the
+        So it is where the anchor stands still and no norm takes statistics over both kinds of image. Then the
         clean half is done with first, which halves the activations that a step holds.
         """
-        return self.config.anchor == "clean" and not self._shares_statistics
+        return self.config.anchor in ("clean", "teacher") and not self._shares_statistics
 
     def _pass(self, x: Tensor, branch: Literal["main", "aux", "both"]) -> Outcome:
         """Logits NxK and features NxC of every layer, in float32."""
@@ -150,7 +168,7 @@ class ARAT(Method):
         h_adv = self.predictors[layer](z_adv) if self.config.predictor == "adversarial" else z_adv
         h = self.predictors[layer](z) if self.config.predictor == "clean" else z
         match self.config.anchor:
-            case "clean":
+            case "clean" | "teacher":
                 return stop_grad_cosine(h_adv, h)
             case "adversarial":
                 return stop_grad_cosine(h, h_adv)
@@ -161,10 +179,13 @@ class ARAT(Method):
 
 
 class _Predictor(nn.Sequential):
-    """Bottleneck MLP C - C/4 - C on NxC features, in the place of SimSiam's predictor (arXiv:2011.10566, Sec. 3)."""
+    """Bottleneck MLP C - C/4 - D on NxC features, in the place of SimSiam's predictor (arXiv:2011.10566, Sec. 3).
 
-    def __init__(self, dim: int) -> None:
+    D is C, or the width of a teacher.
+    """
+
+    def __init__(self, dim: int, out: int) -> None:
         hidden = max(1, dim // 4)
         super().__init__(
-            nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
+            nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out)
         )

@@ -1,18 +1,15 @@
 """TRADES: clean accuracy traded for robustness (Zhang et al., arXiv:1901.08573, ICML 2019)."""
 
-from typing import Any
-
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..attacks import Objective, divergence
 from ..losses import prediction_divergence
-from ._base import Method, Terms, accuracy, precise
+from ._base import Terms, accuracy, precise
+from ._divergence import DivergenceAttack
 from .configs import TRADESConfig
 
 
-class TRADES(Method):
+class TRADES(DivergenceAttack):
     """CE(f(x), y) + beta KL(p(x) || p(x')), where the attack seeks the x' whose p(x') is furthest from p(x) (Alg. 1).
 
     As in the authors' code (yaodongyu/TRADES 6e8e11b): means over the batch, gradients through both p(x) and p(x'), an
@@ -26,16 +23,6 @@ class TRADES(Method):
 
     Config = TRADESConfig
     config: TRADESConfig
-
-    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
-        super().__init__(model, *args, **kwargs)
-        if not self.attack.random_start:
-            raise ValueError("TRADES needs attack.random_start: at the images themselves its objective has no gradient")
-
-    def objective(self, x: Tensor, y: Tensor) -> Objective:
-        """The divergence from the clean prediction, which is made once, while the network is ready for the attack."""
-        with torch.no_grad():
-            return divergence(self.network(x))
 
     def terms(self, x: Tensor, y: Tensor, x_adv: Tensor) -> Terms:
         logits_clean, logits_adv = precise(self.network(x)), precise(self.network(x_adv))  # NxK each

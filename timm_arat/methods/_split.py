@@ -1,0 +1,23 @@
+"""A backbone's norms split as a method's setting `split_norm` says."""
+
+from typing import Literal
+
+from torch import nn
+
+from ..norm import convert_split_norm
+
+SplitWhich = Literal["batch", "all", "none"]
+
+
+def split(model: nn.Module, which: SplitWhich) -> None:
+    """Split the norms of `model` in place: BatchNorms ('batch'), every norm with parameters ('all'), or none.
+
+    Raises:
+        ValueError: the model has no norm of the kind, with the settings that would do.
+    """
+    if which == "none":
+        return
+    try:
+        convert_split_norm(model, norms="all" if which == "all" else None)
+    except ValueError as error:
+        raise ValueError(f"split_norm={which!r}: {error}; here split_norm='all' or 'none'") from error
