@@ -48,6 +48,9 @@ class Loop:
             first, done = checkpoint.load(self.session, newest)
             self.best = max((score(row, self.config.validation.select) for row in self.log.rows()), default=-math.inf)
             self.log.say(f"resumed from {newest}")
+        if first < self.config.epochs and self.accelerator.is_main_process:
+            for measured in self.folder.glob(".results*.state"):  # of a finished run that goes on: of other weights
+                measured.unlink()
         total = self.config.epochs * self.steps
         self.compiled = compiled_steps(self.method.model, self.config.compile, total, self.log.say)
         with Signals() as self.signals:
