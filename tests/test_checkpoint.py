@@ -39,7 +39,7 @@ def same_tree(a, b) -> bool:
     if type(a) is not type(b):
         return False
     if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b) and a.stride() == b.stride()
+        return a.dtype == b.dtype and torch.equal(a, b) and a.is_contiguous() == b.is_contiguous()
     if isinstance(a, dict):
         return list(a) == list(b) and all(same_tree(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)):
