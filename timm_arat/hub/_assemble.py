@@ -142,7 +142,7 @@ def _evaluate_again(results: Robustness, data: DataConfig, folder: Path, state: 
     again = evaluate(
         f"local-dir:{folder}",
         data,
-        norm=results.norm,  # type: ignore[arg-type]  # one of the three names
+        norm=results.norm,
         eps=results.eps,
         autoattack_images=results.data.autoattack_images,
         pgd_images=results.pgd.n if results.pgd.n < results.data.size else None,

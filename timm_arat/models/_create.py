@@ -151,7 +151,9 @@ def weights_in(folder: Path) -> Path:
 
 def _replaced(overlay: dict[str, Any] | None) -> PretrainedCfg | None:
     """The sources in an overlay for a folder or a repository, if it names some."""
-    sources = {key: (overlay or {}).get(key) for key in ("file", "url", "hf_hub_id", "hf_hub_filename", "state_dict")}
+    sources: dict[str, Any] = {
+        key: (overlay or {}).get(key) for key in ("file", "url", "hf_hub_id", "hf_hub_filename", "state_dict")
+    }
     return PretrainedCfg(**sources) if any(sources.values()) else None
 
 

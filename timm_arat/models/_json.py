@@ -21,8 +21,10 @@ MAX_SIDE = 16_384  # pixels
 MAX_LAYERS = 1_000  # and as many blocks, stages or entries of a list
 MAX_NUMBER = 65_536  # any other number of model_args: widths, image sizes, heads
 # Arguments of timm.create_model that say where weights come from: the folder says that, not its config.json.
-RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "model_name")
-RESERVED += ("features_only", "pretrained_strict", "pretrained_filter_fn", "pretrained_model_args", "device", "dtype")
+RESERVED: tuple[str, ...] = (
+    "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "model_name",
+    "features_only", "pretrained_strict", "pretrained_filter_fn", "pretrained_model_args", "device", "dtype",
+)  # fmt: skip
 KNOWN = {field.name for field in fields(PretrainedCfg)}
 
 

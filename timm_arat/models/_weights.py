@@ -166,7 +166,7 @@ def _pinned(name: str) -> str | None:
     record = _record(name)
     if not record.get("revision"):
         return None
-    values = {field: record.get(field) for field in ("repo_id", "revision", "sha256", "url")}
+    values: dict[str, Any] = {field: record.get(field) for field in ("repo_id", "revision", "sha256", "url")}
     for field, value in values.items():
         if not isinstance(value, str):
             raise ValueError(f"{CARDS / name / RECORD}: {field} is {value!r}, wanted text: publish it again")
