@@ -27,12 +27,13 @@ class GuardConfig:
 
     Attributes:
         every: Optimizer steps between two measurements; 0: off.
-        steps: PGD steps of the measurement and of the attack that trains during a recovery.
-        images: Training images, as they are, on which accuracy under the training attack's norm and eps is measured.
-        tolerance: A measurement of at least 1 - tolerance times the best so far is worth going back to.
-        drop: One below `drop` times the best, and by 0.1 at least, is a collapse: back to the newest weights worth it.
-        recover: Optimizer steps that train with the `steps`-step attack after the first collapse; after each further
-            one twice as many, without a bound.
+        steps: PGD steps of the measurement, and of the attack that trains after a collapse.
+        images: Number of training images on which accuracy under the threat is measured, without augmentation.
+        tolerance: Weights are kept to go back to if their accuracy is at least 1 - tolerance times the best so far.
+        drop: An accuracy below `drop` times the best so far, and at least 0.1 below it, is a collapse. Then the weights
+            that were kept last are put back.
+        recover: Optimizer steps that train with `steps` attack steps after the first collapse. After each further
+            collapse they are twice as many as after the one before.
     """
 
     every: int = 0

@@ -21,7 +21,7 @@ from .signals import Signals
 
 
 class Interrupted(Exception):
-    """Training was stopped by a signal; the run's folder, which is the message, resumes."""
+    """Training was stopped by a signal, after a checkpoint was written. Its text is the run's folder."""
 
 
 class Loop:

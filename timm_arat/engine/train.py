@@ -34,7 +34,7 @@ def train(config: TrainConfig, companions: Sequence[type[Companion]] = ()) -> li
         companions: Further ones than `COMPANIONS`, for an analysis of one's own for example; their hooks run last.
 
     Raises:
-        Interrupted: a signal came; the run's folder, which is the message, resumes.
+        Interrupted: a signal came, and a checkpoint was written; its text is the run's folder.
         ValueError: the configuration cannot be used.
     """
     kinds = (*COMPANIONS, *companions)

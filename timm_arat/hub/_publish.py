@@ -89,7 +89,7 @@ def publish(
         published = Published(repo_id, commit.oid, sha256, version, url)
     except (HTTPError, LocalTokenNotFoundError, ConnectionError) as error:
         raise OSError(_why_not(error, repo_id)) from error
-    except RuntimeError as error:  # of an upload, around what went wrong
+    except RuntimeError as error:  # huggingface_hub wraps the error of a failed upload in one
         if error.__cause__ is None:
             raise
         raise OSError(_why_not(error.__cause__, repo_id)) from error
