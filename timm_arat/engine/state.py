@@ -41,7 +41,8 @@ def load_tree(path: Path) -> Any:
 
 def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        order = sorted(range(value.ndim), key=lambda dim: -value.stride(dim))
+        strides = value.stride()
+        order = sorted(range(value.ndim), key=lambda dim: -strides[dim])
         # A copy of its own: safetensors writes no two tensors that share memory.
         plain = value.detach().permute(order)
         tensors[name] = plain.to("cpu", copy=True, memory_format=torch.contiguous_format)
