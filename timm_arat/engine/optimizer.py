@@ -72,7 +72,8 @@ def build_schedule(config: TrainConfig, optimizer: Any, updates: int) -> Schedul
     """timm's schedule; `updates` optimizer steps an epoch. It is stepped by hand: accelerate does not wrap it."""
     settings = config.optimizer
     known = "constant, cosine, tanh, poly, step, multistep, wsd, rsqrt, plateau"
-    name, options = settings.schedule, {"decay_rate": settings.decay_rate}
+    name = settings.schedule
+    options: dict[str, Any] = {"decay_rate": settings.decay_rate}
     if settings.decay_epochs is not None:
         options["decay_epochs"] = settings.decay_epochs
     if name in ("constant", "none"):  # with a warm-up and layer-wise rates, which timm's none has not
