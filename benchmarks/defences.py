@@ -97,15 +97,6 @@ class Noise(Defence):
         return self.model(x + 0.05 * torch.randn_like(x))
 
 
-class Saturated(Defence):
-    """Logits times 1000, under which the cross-entropy of a confident image has no gradient."""
-
-    speaks = "met a gradient of zeros"
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 1000 * self.model(x)
-
-
 class Softmax(Defence):
     """Probabilities in the place of logits."""
 
@@ -133,7 +124,6 @@ DEFENCES: tuple[type[Defence], ...] = (
     Detached,
     Quantized,
     Noise,
-    Saturated,
     Softmax,
     Constant,
 )

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from timm_arat.engine import checkpoint, state
+from timm_arat.engine.checkpoint import Position
 from timm_arat.engine.config import AverageConfig, GuardConfig, TrainConfig
 from timm_arat.engine.log import Log
 from timm_arat.engine.loop import Loop
@@ -20,6 +21,11 @@ from timm_arat.engine.session import Session
 from timm_arat.engine.state import load_tree, save_tree
 from timm_arat.engine.train import train
 from timm_arat.methods import ARATConfig
+
+
+def log(session: Session) -> Log:
+    return Log(session.accelerator, session.folder, 10)
+
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -110,20 +116,20 @@ def damages(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_flipped_bit_in_any_file_is_noticed_and_named(session, tmp_path):
-    saved = checkpoint.save(session, tmp_path / "checkpoints", 1, 0)
+    saved = checkpoint.save(session, log(session), tmp_path / "checkpoints", Position(1, 0))
     before = damages(saved)
     for name, content in before.items():
         for place in (0, len(content) // 2, len(content) - 1):
             (saved / name).write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
             with pytest.raises(ValueError, match=f"{name}.*start afresh"):
-                checkpoint.load(session, saved)
+                checkpoint.load(session, log(session), saved)
         (saved / name).write_bytes(content)
-    assert checkpoint.load(session, saved) == (1, 0)
+    assert checkpoint.load(session, log(session), saved) == Position(1, 0)
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "half", "zip", "pickle"])
 def test_a_damaged_file_is_refused_by_its_name_before_anything_changes(session, tmp_path, damage):
-    saved = checkpoint.save(session, tmp_path / "checkpoints", 1, 0)
+    saved = checkpoint.save(session, log(session), tmp_path / "checkpoints", Position(1, 0))
     for name, content in damages(saved).items():
         path = saved / name
         match damage:
@@ -139,7 +145,7 @@ def test_a_damaged_file_is_refused_by_its_name_before_anything_changes(session, 
                 path.write_bytes(pickle.dumps(Planted(tmp_path)))
         weights = {key: value.clone() for key, value in session.method.state_dict().items()}
         with pytest.raises(ValueError, match=f"cannot be resumed.*{name}.*start afresh"):
-            checkpoint.load(session, saved)
+            checkpoint.load(session, log(session), saved)
         assert not (tmp_path / "it ran").exists()
         assert same_tree(dict(session.method.state_dict()), weights)
         path.write_bytes(content)
@@ -161,32 +167,32 @@ def test_the_planted_pickle_would_have_run(tmp_path):
 
 
 def test_a_manifest_that_leaves_out_a_file_is_refused(session, tmp_path):
-    saved = checkpoint.save(session, tmp_path / "checkpoints", 1, 0)
+    saved = checkpoint.save(session, log(session), tmp_path / "checkpoints", Position(1, 0))
     manifest = json.loads((saved / "manifest.json").read_text())
     del manifest["files"]["training.safetensors"]
     (saved / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="manifest.json is damaged"):
-        checkpoint.load(session, saved)
+        checkpoint.load(session, log(session), saved)
 
 
 def test_a_checkpoint_of_another_format_is_refused(session, tmp_path):
-    saved = checkpoint.save(session, tmp_path / "checkpoints", 1, 0)
+    saved = checkpoint.save(session, log(session), tmp_path / "checkpoints", Position(1, 0))
     manifest = json.loads((saved / "manifest.json").read_text())
     (saved / "manifest.json").write_text(json.dumps({**manifest, "format": "timm_arat.checkpoint/9"}))
     with pytest.raises(ValueError, match="manifest.json.*timm_arat.checkpoint/9"):
-        checkpoint.load(session, saved)
+        checkpoint.load(session, log(session), saved)
 
 
 def test_a_checkpoint_of_another_method_is_an_error(session, tmp_path):
-    path = checkpoint.save(session, tmp_path / "checkpoints", 1, 0)
+    path = checkpoint.save(session, log(session), tmp_path / "checkpoints", Position(1, 0))
     forget()
     other = session_of(helpers_engine.tiny(tmp_path))
     with pytest.raises(ValueError, match="cannot be resumed"):
-        checkpoint.load(other, path)
+        checkpoint.load(other, log(other), path)
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(session, tmp_path, monkeypatch):
-    good = checkpoint.save(session, tmp_path, 1, 0)
+    good = checkpoint.save(session, log(session), tmp_path, Position(1, 0))
     before = damages(good)
 
     def full(tensors, path):
@@ -195,7 +201,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(session, tmp_path, monkeypa
 
     monkeypatch.setattr(state, "save_file", full)
     with pytest.raises(OSError, match="no space for a checkpoint"):
-        checkpoint.save(session, tmp_path, 2, 0)
+        checkpoint.save(session, log(session), tmp_path, Position(2, 0))
     assert checkpoint.newest(tmp_path) == good
     assert damages(good) == before
     assert not list(tmp_path.glob(".*.partial"))
@@ -216,11 +222,11 @@ def test_a_full_disk_by_the_words_of_safetensors_is_a_full_disk(session, tmp_pat
 
     monkeypatch.setattr(state, "save_file", full)
     with pytest.raises(OSError, match="no space for a checkpoint"):
-        checkpoint.save(session, tmp_path, 2, 0)
+        checkpoint.save(session, log(session), tmp_path, Position(2, 0))
 
 
 def test_an_old_checkpoint_is_pruned_only_after_the_new_one_stands(session, tmp_path, monkeypatch):
-    first = checkpoint.save(session, tmp_path, 1, 0)
+    first = checkpoint.save(session, log(session), tmp_path, Position(1, 0))
     rename = Path.rename
 
     def watch(self, target):
@@ -230,7 +236,7 @@ def test_an_old_checkpoint_is_pruned_only_after_the_new_one_stands(session, tmp_
         return found
 
     monkeypatch.setattr(Path, "rename", watch)
-    second = checkpoint.save(session, tmp_path, 2, 5)
+    second = checkpoint.save(session, log(session), tmp_path, Position(2, 5))
     assert not first.exists()
     assert checkpoint.newest(tmp_path) == second
-    assert checkpoint.load(session, second) == (2, 5)
+    assert checkpoint.load(session, log(session), second) == Position(2, 5)

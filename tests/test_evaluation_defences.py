@@ -28,6 +28,18 @@ def test_every_defence_is_refused_or_warned_of(kind):
         assert said["pgd"] > honest["pgd"] + 0.2, "a defence that fools nobody tests nothing"
 
 
+def test_saturated_logits_are_no_defence():
+    """Logits times 1000 have no gradient of their cross-entropy left; PGD finds as much as without them."""
+
+    class Saturated(defences.Defence):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 1000 * self.model(x)
+
+    honest, saturated = (defences.said(net, images(), eps=EPS) for net in (trained(), Saturated(trained())))
+    assert saturated["warnings"] == honest["warnings"] == []
+    assert saturated["pgd"] <= honest["pgd"] + 0.05
+
+
 FAMILIES = (
     "test_resnet",
     "test_vit",

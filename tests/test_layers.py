@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import timm_arat
+from timm_arat.methods.configs import CLASSES
 
 PACKAGE = Path(timm_arat.__file__).parent
 
@@ -135,13 +136,7 @@ def test_models_are_registered_whatever_is_imported_first(imports: str) -> None:
 
 def test_public_names() -> None:
     assert sorted(timm_arat.__all__) == [
-        "ARAT",
-        "MART",
-        "Madry",
-        "PGD",
-        "Robustness",
-        "Standard",
-        "TRADES",
+        *sorted(["PGD", "Robustness", *CLASSES.values()]),
         "convert_split_norm",
         "evaluate",
         "export",

@@ -152,6 +152,8 @@ def test_one_hot_labels_are_classes(name, settings):
 
 @each_case
 def test_the_loss_of_mixed_labels_is_the_mix_of_the_losses(name, settings):
+    if name == "mart":
+        pytest.skip("MART's margin leaves out the class of the largest share, so it is not linear in the shares")
     x, y = batch()
     method = build(name, settings)
     x, x_adv = perturbed(method, x, y)

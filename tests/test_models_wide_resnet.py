@@ -153,7 +153,7 @@ def test_split_norms_and_the_way_back() -> None:
 def test_a_step_of_arat_trains_every_parameter(layers: tuple[str, ...]) -> None:
     x, y = images(4, size=16), torch.tensor([0, 1, 2, 3])
     method = ARAT(narrow(), attack=PGD(eps=8 / 255, steps=1), layers=layers).train()
-    method.begin_epoch(0, clean_accuracy=0.5)
+    method.set_clean_accuracy(0.5)
     terms = method(x, y)
     assert len(method.predictors) == (5 if layers else 1)
     terms["loss"].backward()

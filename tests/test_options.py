@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from timm_arat.attacks import PGD
 from timm_arat.config import read
-from timm_arat.engine.best import best, score
+from timm_arat.engine.best import best_epoch, score
 from timm_arat.engine.companions.balance import Balance
 from timm_arat.engine.config import VARIANTS, BalanceConfig, GuardConfig, OptimizerConfig, TrainConfig, ValidationConfig
 from timm_arat.engine.loop import Loop
@@ -109,7 +109,7 @@ def test_the_best_epoch_is_best_at_what_is_selected(tmp_path, monkeypatch, selec
     train(tiny(tmp_path, epochs=3, validation=ValidationConfig(select=select)))
     chosen = load_file(tmp_path / "weights/best.safetensors")
     assert [helpers_engine.same(chosen, each) for each in kept] == [n == epoch for n in (1, 2, 3)]
-    assert best(rows(tmp_path), select)["epoch"] == epoch
+    assert best_epoch(rows(tmp_path), select) == epoch
 
 
 def test_without_validation_the_newest_epoch_is_the_best():

@@ -71,7 +71,7 @@ def run(tmp_path_factory) -> Path:
     (folder / "summary.jsonl").write_text(json.dumps({"epoch": 1, "seconds": 2.0, "checkpoint": str(folder)}) + "\n")
     (folder / "command.txt").write_text(f"{home}/code/recipes/train.py --data.root '{root}' --output={folder}\n")
     measured = timm_arat.evaluate(
-        folder, DataConfig(**data), eps=0.1, limit=6, progress=False, command=f"'{root}/x.py' -o '{root}'"
+        folder, DataConfig(**data), eps=0.1, autoattack_images=6, progress=False, command=f"'{root}/x.py' -o '{root}'"
     )
     measured.save(folder / "results.json")
     return folder

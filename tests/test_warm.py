@@ -284,14 +284,14 @@ def test_a_run_whose_perturbations_are_gone_says_what_to_do(tmp_path, monkeypatc
     monkeypatch.undo()
     (tmp_path / "perturbations-0.bin").unlink()
     forget()
-    with pytest.raises(ValueError, match="perturbations-0.bin is gone.*--warm_start false"):
+    with pytest.raises(ValueError, match="perturbations-0.bin is gone.*another --output"):
         train(tiny(tmp_path, resume=True))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": replace(DATA, crop="rrc")}, "set data.crop to pad4 or none"),
+        ({"data": replace(DATA, crop="rrc")}, "set pad4 or none"),
         ({"method": StandardConfig()}, "standard has no attack"),
         ({"method": ARATConfig(noisy_clean=True)}, "noisy_clean"),
         ({"twin": ARATConfig(noisy_clean=True)}, "noisy_clean"),

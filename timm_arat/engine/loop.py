@@ -15,7 +15,7 @@ from .best import score
 from .checkpoint import Position
 from .companions import Batch, around_step
 from .log import Log, diverged
-from .measure import average_statistics, clean_accuracy, robust_accuracy
+from .measure import anywhere, average_statistics, clean_accuracy, robust_accuracy
 from .session import Session
 from .signals import Signals
 
@@ -27,14 +27,14 @@ class Interrupted(Exception):
 class Loop:
     """Trains `session` from where it stands to the last epoch; its folder gets checkpoints, best and last weights."""
 
-    def __init__(self, session: Session, log: Log, position: Position) -> None:
-        self.session, self.log, self.position = session, log, position
+    def __init__(self, session: Session, log: Log, position: Position | None = None) -> None:
+        self.session, self.log, self.position = session, log, position or Position()
         self.config, self.folder, self.companions = session.config, session.folder, session.companions
         self.accelerator, self.method = session.accelerator, session.method
         self.steps = len(session.loader)
         self.follows_score = self.config.optimizer.schedule == "plateau"
         self.saved = time.monotonic()
-        self.best = position.best
+        self.best = self.position.best
 
     def run(self) -> None:
         """Train.
@@ -165,17 +165,12 @@ class Loop:
 
     def _agreed(self, *wishes: bool) -> list[bool]:
         """Whether any process wishes it, for each of `wishes`."""
-        if self.accelerator.num_processes == 1:
-            return list(wishes)
-        total = self.accelerator.reduce(
-            torch.tensor(wishes, dtype=torch.float32, device=self.accelerator.device), "sum"
-        )
-        return [bool(count) for count in total]
+        return anywhere(self.accelerator, *wishes)
 
     def _check_finite(self) -> None:
         """ValueError where a loss or a weight is no number: neither weights nor a checkpoint are saved of that."""
         broken = next((name for name, p in self.method.named_parameters() if not p.isfinite().all()), None)
-        lost, weight = self._agreed(not self.log.is_finite(), broken is not None)
+        lost, weight = anywhere(self.accelerator, not self.log.is_finite(), broken is not None)
         if lost or weight:
             raise diverged("a loss of this epoch is not finite" if lost else f"the weight {broken} is not finite")
 

@@ -43,6 +43,14 @@ def robust_accuracy(
     return float(accelerator.reduce(right, "sum")) / len(x)
 
 
+def anywhere(accelerator: Accelerator, *facts: bool) -> list[bool]:
+    """Whether it is so on any process, for each of `facts`."""
+    if accelerator.num_processes == 1:
+        return list(facts)
+    total = accelerator.reduce(torch.tensor(facts, dtype=torch.float32, device=accelerator.device), "sum")
+    return [bool(count) for count in total]
+
+
 def average_statistics(accelerator: Accelerator, module: nn.Module) -> None:
     """Average running statistics over processes, in place: each has seen only its share of the images."""
     average_named(accelerator, module.named_buffers())

@@ -66,10 +66,10 @@ def _folders(model: str) -> list[Path]:
     # Here, since they import timm, which a folder does not need yet.
     import timm
 
+    from timm_arat.evaluation._model import check_name
     from timm_arat.models._weights import CARDS
 
-    if not timm.is_model(model):
-        return []
+    check_name(model)
     cfg = timm.get_pretrained_cfg(model)
     architecture = model.partition(".")[0]
     return [CARDS / f"{architecture}.{cfg.tag}"] if cfg is not None and cfg.tag else []

@@ -63,6 +63,14 @@ def _timm_name(model: str) -> str:
         raise ValueError(
             f"{model} holds no exported model (model/config.json): let the run end, or give its model's folder"
         )
+    check_name(model)
+    return model
+
+
+def check_name(model: str) -> None:
+    """ValueError, with what is near, unless timm knows a model of this name."""
+    if timm.is_model(model):
+        return
     known = [*timm.list_models(), *timm.list_models(pretrained=True)]
     raise ValueError(
         f"no model is called {model!r}: {nearest(model, known, most=3)} timm.list_models() names them all; a Hub model "

@@ -143,9 +143,8 @@ class WarmStart(Companion):
         path = self._path(epoch)
         if not path.exists() or path.stat().st_size != self.size:
             raise ValueError(
-                f"warm_start: {path} is gone or of other images, which happens where an older checkpoint, a finished "
-                "run or one that began without warm_start is resumed: start afresh with another --output, or go on "
-                "with --warm_start false"
+                f"warm_start: {path} is gone or of other images, which happens where an older checkpoint or a finished "
+                "run is resumed: start afresh with another --output"
             )
         return torch.from_file(str(path), shared=True, size=self.size // 2, dtype=torch.float16).view(self.shape)
 
