@@ -105,7 +105,7 @@ def test_a_checkpoint_holds_no_pickle_and_everything_that_a_resume_needs(tmp_pat
             pickle.loads(content)
         assert content[:2] not in (b"PK", b"\x80\x04", b"\x80\x02", b"\x80\x05")  # torch.save's zip, and pickles
     held = load_tree(newest / "training")
-    assert held.keys() == {"method", "optimizer", "schedule", "scaler", "companions"}
+    assert held.keys() == {"method", "optimizer", "schedule", "scaler", "companions", "log"}
     assert list(held["companions"]) == ["Balance", "WarmStart", "Guard", "Average"]
     assert held["companions"]["Guard"]["snapshot"]["step"] > 0
     assert same_tree(held["method"], dict(session.method.state_dict()))

@@ -147,7 +147,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("calls", [8, 40, 300])  # the checks before the first batch take some calls
+@pytest.mark.parametrize("calls", [20, 40, 300])  # the checks before the first batch take some calls
 def test_a_killed_run_resumes_to_the_same_result(tmp_path, whole, calls):
     state, left = tmp_path / "deep" / "state", [calls]
 

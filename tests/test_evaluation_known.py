@@ -37,7 +37,9 @@ def test_the_threat_is_read_from_all_places(tmp_path, settings, threat, file):
 def test_a_published_name_knows_what_its_card_says():
     own = known("resnet20_cifar_arat")
     assert own.data["name"].endswith("cifar10") and (own.norm, own.eps) == ("linf", 8 / 255)
-    assert known("resnet18").data == {} == known("nonsense").data == known("hf-hub:a/b").data
+    assert known("resnet18").data == {} == known("hf-hub:a/b").data
+    with pytest.raises(ValueError, match="no model is called 'nonsense'"):
+        known("nonsense")
 
 
 def test_another_data_set_takes_the_preprocessing_alone(tmp_path):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from timm_arat import PGD
 from timm_arat.config import read, recipes
+from timm_arat.engine import checkpoint
 from timm_arat.engine.companions.average import Average
 from timm_arat.engine.companions.guard import Guard
 from timm_arat.engine.config import (
@@ -71,7 +72,9 @@ def follow(monkeypatch) -> SimpleNamespace:
 
 def run(config: TrainConfig) -> Guard | None:
     session = session_of(config)
-    Loop(session, Log(session.accelerator, session.folder, 10)).run()
+    log = Log(session.accelerator, session.folder, 10)
+    newest = checkpoint.newest(session.folder / "checkpoints") if config.resume else None
+    Loop(session, log, checkpoint.load(session, log, newest) if newest else None).run()
     return companion(session, Guard) if config.guard.every else None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import timm_arat
-from timm_arat.methods.configs import CLASSES
+from timm_arat.methods import CONFIGS, method_class
 
 PACKAGE = Path(timm_arat.__file__).parent
 
@@ -136,7 +136,7 @@ def test_models_are_registered_whatever_is_imported_first(imports: str) -> None:
 
 def test_public_names() -> None:
     assert sorted(timm_arat.__all__) == [
-        *sorted(["PGD", "Robustness", *CLASSES.values()]),
+        *sorted(["PGD", "Robustness", *(method_class(name).__name__ for name in CONFIGS)]),
         "convert_split_norm",
         "evaluate",
         "export",
