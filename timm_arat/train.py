@@ -21,6 +21,8 @@ def main() -> None:
         prog="accelerate launch recipes/train.py",
         description="Train a timm backbone robustly, evaluate it and export it as a plain timm model.",
     )
+    if is_main_process():
+        print(f"training {config.model.name} on {config.data.name}: loading torch and timm", flush=True)
     from .engine.loop import Interrupted
     from .engine.train import train
     from .evaluation import table

@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar for a person, lines for a pipe, rows for summary.jsonl and the trackers."""
+"""What a run tells: a progress bar, lines for a pipe and for train.log, rows for summary.jsonl and the trackers."""
 
 import math
 import sys
@@ -12,37 +12,53 @@ from tqdm import tqdm
 
 from ..files import append_row, read_rows
 
+LINE_SECONDS = 60  # between two lines within an epoch, where there is no bar to look at
+SHORT = ("acc_", "balance")  # terms that the line of an epoch leaves out, so that it fits 120 columns; rows have them
+
 
 class Log:
     """Speaks on the main process only; collects terms on the device and fetches them every `every` steps."""
 
     def __init__(self, accelerator: Accelerator, folder: Path, every: int) -> None:
         self.accelerator = accelerator
-        self.summary = folder / "summary.jsonl"
+        self.summary, self.lines = folder / "summary.jsonl", folder / "train.log"
         self.every = every
         self.sums: dict[str, Tensor] = {}
         self.count = 0
         self.images = 0
         self.before = 0.0  # seconds of this epoch before a resume
-        self.started = time.monotonic()
+        self.started = self.told = time.monotonic()
+        self.title, self.steps, self.first, self.done = (
+            "",
+            0,
+            0,
+            0,
+        )  # of the epoch: name, steps, first and done of these
         self.bar: tqdm | None = None
 
     def say(self, text: str) -> None:
-        """One line, above the progress bar where there is one."""
+        """One line, above the progress bar where there is one, and into train.log."""
         if self.accelerator.is_main_process:
             tqdm.write(text, file=sys.stdout) if self.bar is not None else print(text, flush=True)
+            with self.lines.open("a") as file:
+                file.write(text + "\n")
 
     def begin(self, epoch: int, epochs: int, steps: int, done: int) -> None:
         """Open the bar of epoch `epoch` (from 0), `done` of whose `steps` were done before a resume."""
         if not done:
             self.sums, self.count, self.images, self.before = {}, 0, 0, 0.0
-        self.started = time.monotonic()
+        self.started = self.told = time.monotonic()
+        self.title, self.steps, self.first, self.done = (
+            f"epoch {epoch + 1:{len(str(epochs))}d}/{epochs}",
+            steps,
+            done,
+            done,
+        )
         if self.accelerator.is_main_process:
-            width = len(str(epochs))
             self.bar = tqdm(
                 total=steps,
                 initial=done,
-                desc=f"epoch {epoch + 1:{width}d}/{epochs}",
+                desc=self.title,
                 unit="step",
                 disable=not sys.stderr.isatty(),
                 leave=False,
@@ -56,8 +72,11 @@ class Log:
                 self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach().clone()
         self.count += 1
         self.images += images
+        self.done += 1
         if self.bar is not None:
             self.bar.update()
+            if self.bar.disable and time.monotonic() - self.told > LINE_SECONDS:
+                self._tell()
         if step % self.every == 0:
             now = {name: float(value.detach()) for name, value in terms.items() if name != "output"}
             if not math.isfinite(now["loss"]):
@@ -78,12 +97,17 @@ class Log:
         if self.accelerator.is_main_process:
             full = {**row, **means}
             append_row(self.summary, full)
-        width = len(str(epochs))
-        shown = ", ".join(f"{k.replace('_', ' ')} {100 * v:.1f} %" for k, v in row.items() if k.startswith("val_"))
+        terms = {name: value for name, value in means.items() if not name.startswith(SHORT)}
+        shown = ", ".join(f"{k[4:].replace('_', ' ')} {100 * v:.1f}" for k, v in row.items() if k.startswith("val_"))
         self.say(
-            f"epoch {row['epoch']:{width}d}/{epochs}  {row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s, "
-            f"lr {row['lr']:.3g}  {_terms(means)}" + (f"  {shown}" if shown else "")
+            f"{self.title}  {row['seconds']:.0f} s  {_terms(terms)}" + (f"  validation {shown} %" if shown else "")
         )
+
+    def _tell(self) -> None:
+        """A line within an epoch, with the time that is left of it."""
+        self.told = time.monotonic()
+        left = (self.told - self.started) / (self.done - self.first) * (self.steps - self.done)
+        self.say(f"{self.title}  step {self.done}/{self.steps}, {left / 60:.0f} min left of the epoch")
 
     def rows(self) -> list[dict[str, Any]]:
         """What summary.jsonl holds: one row an epoch, the newest where a resume repeated one."""
