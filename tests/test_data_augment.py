@@ -148,7 +148,7 @@ def test_float_pixels_stay_in_0_1_under_random_resized_crops(cache):
             dict(transform=dict(autoaugment="rand")),
             "data.transform has no option 'autoaugment'; did you mean 'auto_augm",
         ),
-        (dict(transform=dict(zzz=1)), "data.transform has no option 'zzz'; choose from train_crop_mode"),
+        (dict(transform=dict(zzz=1)), "data.transform has no option 'zzz'; choose from auto_augment"),
         (dict(transform=dict(hflip=0.5)), "data.transform.hflip is decided by timm_arat itself; set data.hflip"),
         (dict(transform=dict(mean=0.5)), "data.transform.mean is decided by timm_arat itself, so it is no setting"),
         (dict(transform=dict(scale=[0.5, 1])), "scale is of random resized crops: set data.crop rrc"),

@@ -1,8 +1,9 @@
 """Which options of timm's augmentation a recipe may name, checked before torch is loaded or an image is read."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from timm_arat.names import nearest
 
 # Of `timm.data.create_transform`.
 TRANSFORM = (
@@ -97,9 +98,7 @@ def _check_names(
             instead = f"; set {others[name]}" if others[name] else ", so it is no setting"
             raise ValueError(f"{where}.{name} is decided by timm_arat itself{instead}")
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
-            raise ValueError(f"{where} has no option {name!r}; {hint}")
+            raise ValueError(f"{where} has no option {name!r}; {nearest(str(name), known)}")
 
 
 def _check_probabilities(where: str, options: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """Where images come from: every data set of `timm.data.create_dataset` behind one face, its failures in plain words."""
 
-import difflib
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -16,6 +15,7 @@ from torch import Tensor
 from timm_arat.data.decode import decode, header_size, to_mode
 from timm_arat.data.folders import all_extensions, is_image, label_by_folder, left_out
 from timm_arat.data.labels import read_labels
+from timm_arat.names import nearest
 
 # What `create_dataset` knows; it takes any other name for a folder, so a typo would read the wrong images.
 _TORCH_HALVES = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
@@ -117,11 +117,7 @@ def _check_name(name: str) -> None:
         return
     if kind == "torch" and rest in _TORCH:
         return
-    close = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(rest or name, _TORCH, n=1)
-    near = [found if found in known else f"torch/{found}" for found in close]
-    raise ValueError(
-        f"unknown data set {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}")
-    )
+    raise ValueError(f"unknown data set {name!r}; {nearest(name, known)}")
 
 
 def _split_root(root: str | None, split: str) -> str:

@@ -1,6 +1,5 @@
 """Clean, PGD and AutoAttack accuracy of one model on one data set."""
 
-import difflib
 import platform
 import shlex
 import sys
@@ -29,6 +28,7 @@ from timm_arat.evaluation._selection import Data, Selection, select
 from timm_arat.evaluation._unbounded import unbounded_attack
 from timm_arat.evaluation.config import EvaluationConfig
 from timm_arat.fold import folded
+from timm_arat.names import nearest
 
 PGD_STEPS = 20
 PACKAGES = ("torch", "timm", "timm_arat", "pyautoattack")
@@ -155,9 +155,7 @@ def _configured(config: EvaluationConfig | None, settings: dict[str, Any]) -> Ev
     """`config` with `settings` in it and a threat; TypeError for a setting that it does not have."""
     known = [field.name for field in fields(EvaluationConfig)]
     for name in settings.keys() - set(known):
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise TypeError(f"evaluate has no setting {name!r}: {hint}It has {', '.join(known)}")
+        raise TypeError(f"evaluate has no setting {name!r}: {nearest(name, known)} It has {', '.join(known)}")
     return replace(config or EvaluationConfig(), **settings).with_threat()
 
 
