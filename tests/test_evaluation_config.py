@@ -62,7 +62,7 @@ def test_a_bound_of_one_norm_is_not_taken_for_another(given, training, message):
 
 
 def test_a_setting_that_does_not_exist_is_named_with_the_nearest():
-    with pytest.raises(TypeError, match="no setting 'pgd_limit': did you mean pgd_images"):
+    with pytest.raises(TypeError, match="no setting 'pgd_limit': did you mean 'pgd_images'"):
         evaluate("resnet18x", (None, None), pgd_limit=3)
     with pytest.raises(ValueError, match="8/255 rather than 8"):
         evaluate("resnet18x", (None, None), EvaluationConfig(eps=0.1), eps=8)
