@@ -177,6 +177,8 @@ def _stacked(comparison: Comparison, recipe: str, *trees: Mapping[str, Any]) -> 
     path = (beside if beside.is_file() else find(recipe)).resolve()
     with TemporaryDirectory() as folder:
         for number, tree in enumerate(trees):
+            if tree.get("mixed_precision") is False:
+                tree = {**tree, "mixed_precision": "no"}  # YAML reads the word as false, quoted too where it is nested
             above = Path(folder) / f"settings-{number}.yaml"
             above.write_text(yaml.safe_dump({"base": str(path), **tree}, sort_keys=False), encoding="utf-8")
             path = above

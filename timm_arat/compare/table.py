@@ -167,8 +167,8 @@ def _legend(lines: Sequence[Line]) -> list[str]:
     return [
         f"Accuracy in %, {spread}; {'; '.join(threats)}.",
         "Passes an image: forward + backward passes of a training step, counted; their cost with a forward pass as 1 "
-        "and a backward pass as 2. Minutes: of the training steps, by the clock and over all threads. Memory: its peak in "
-        "training, of the whole process or of the GPU.",
+        "and a backward pass as 2. Minutes: of the training steps, by the clock and over all threads. Memory: its "
+        "peak in training, of the whole process or of the GPU.",
         "Less the reference: on the same images, seed by seed, with the p-values of McNemar's exact test.",
     ]
 
