@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": TENSORS | {"models", "methods", "data", "evaluation", "hub", "config"},
     "task": TENSORS | {"models", "methods"},
     "train": {"engine", "config", "evaluation"},
+    "compare": TENSORS | {"models", "methods", "data", "evaluation", "config", "engine"},
 }
 # Commands put the parts together.
 COMMANDS = {"evaluation/__main__.py": {"config"}, "hub/__main__.py": {"config"}}

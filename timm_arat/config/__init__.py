@@ -2,8 +2,10 @@
 
 from timm_arat.config.command import cli as cli
 from timm_arat.config.command import is_main_process as is_main_process
+from timm_arat.config.files import comparisons as comparisons
+from timm_arat.config.files import find as find
 from timm_arat.config.files import recipes as recipes
 from timm_arat.config.reader import dump as dump
 from timm_arat.config.reader import read as read
 
-__all__ = ["cli", "dump", "is_main_process", "read", "recipes"]
+__all__ = ["cli", "comparisons", "dump", "find", "is_main_process", "read", "recipes"]

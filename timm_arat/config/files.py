@@ -9,10 +9,20 @@ from yaml import YAMLError
 from timm_arat.names import nearest
 
 _PACKAGE = Path(__file__).parents[1]
+_COMPARISON = "compare_"
 
 
 def recipes() -> dict[str, Path]:
     """The recipes that came with timm_arat, by name: beside the package in a checkout, inside it in a wheel."""
+    return {name: path for name, path in _bundled().items() if not name.startswith(_COMPARISON)}
+
+
+def comparisons() -> dict[str, Path]:
+    """The comparisons that came with timm_arat, lists of recipes that lie beside them, by name: `compare_...`."""
+    return {name: path for name, path in _bundled().items() if name.startswith(_COMPARISON)}
+
+
+def _bundled() -> dict[str, Path]:
     folder = _PACKAGE / "recipes"
     if not folder.is_dir():
         folder = _PACKAGE.parent / "recipes"
@@ -20,10 +30,14 @@ def recipes() -> dict[str, Path]:
 
 
 def find(name: str) -> Path:
-    """The YAML file called `name`: a path, or a recipe's bare name from any directory. ValueError if there is none."""
+    """The YAML file called `name`: a path, or the bare name, from any directory, of one that came with timm_arat.
+
+    Raises:
+        ValueError: there is none.
+    """
     if Path(name).is_file():
         return Path(name)
-    known = recipes()
+    known = _bundled()
     if name in known:
         return known[name]
     raise ValueError(f"--config {name}: no such file or recipe; {nearest(Path(name).stem, known)}")
@@ -36,7 +50,7 @@ def chain(name: str) -> list[tuple[Path, dict[str, Any]]]:
     """
     found: list[tuple[Path, dict[str, Any]]] = []
     while name:
-        beside = found[-1][0].with_name(f"{name}.yaml") if found else Path()
+        beside = found[-1][0].parent / f"{name}.yaml" if found else Path()
         path = beside if beside.is_file() else find(name)
         if any(path.samefile(other) for other, _ in found):
             raise ValueError(f"{found[-1][0]}: base: {name}: a recipe cannot stand on itself")

@@ -22,7 +22,7 @@ MAY_CHANGE = (
 
 def identity(session: "Session") -> dict[str, Any]:
     """The settings that may not change, the images behind them, and the number of processes; as JSON holds it."""
-    settings = dict(_leaves(yaml.safe_load(dump(session.config, variants=VARIANTS))))
+    settings = dict(leaves(yaml.safe_load(dump(session.config, variants=VARIANTS))))
     kept = {key: value for key, value in settings.items() if not _may_change(key)}
     return {
         "settings": kept,
@@ -56,10 +56,11 @@ def _may_change(key: str) -> bool:
     return any(key == name or (name.endswith(".") and key.startswith(name)) for name in MAY_CHANGE)
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of a configuration, read as YAML, by its dotted name."""
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

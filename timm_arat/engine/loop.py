@@ -1,6 +1,8 @@
 """The epochs: attack, step, measure, log, checkpoint, in that order and in one place."""
 
 import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from typing import Any
 
@@ -35,6 +37,7 @@ class Loop:
         self.follows_score = self.config.optimizer.schedule == "plateau"
         self.saved = time.monotonic()
         self.best = self.position.best
+        self.compiled: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def run(self) -> None:
         """Train.
@@ -54,6 +57,13 @@ class Loop:
                 done = 0
         for companion in self.companions:
             companion.end()
+
+    def try_steps(self, epoch: int, batches: Iterable[Batch]) -> None:
+        """Take steps of `epoch` (from 0) on `batches` alone, to measure what they cost; nothing is logged or saved."""
+        self._begin(epoch, resumed=False)
+        self.session.wrapped.train()
+        for batch in batches:
+            self._step(batch, self.config.attack.at_epoch(epoch), 1.0)
 
     def _begin(self, epoch: int, resumed: bool) -> None:
         """Set what is constant in an epoch."""

@@ -13,11 +13,11 @@ from ..names import nearest
 from .config import ModelConfig, TrainConfig
 
 
-def build_model(config: TrainConfig) -> tuple[nn.Module, Data]:
-    """The backbone for the data set, and the data set in its size."""
+def build_model(config: TrainConfig, data: Data | None = None) -> tuple[nn.Module, Data]:
+    """The backbone for the data set, and the data set in its size: `data`, where it is open already."""
     check_name(config.model.name, "model")
     input_size = _input_size(config)
-    data = load(config.data, input_size=input_size)
+    data = data or load(config.data, input_size=input_size)
     model: Any = create(config.model, "model", input_size, data.num_classes)
     # An export says how its own images were prepared, and nothing of a checkpoint that it may have started from.
     model.pretrained_cfg.update(data.preprocessing | {"tag": "", "paper_ids": None, "origin_url": None})

@@ -62,19 +62,21 @@ def prepare(
     accelerator: Accelerator,
     companions: Sequence[type[Companion]],
     say: Callable[[str], None],
+    data: Data | None = None,
 ) -> Session:
     """Everything for `config`, prepared by `accelerator`; `folder` is the run's.
 
     Args:
         companions: Those that may accompany the run, in the order in which their hooks run.
         say: Prints a line of the log.
+        data: The data set of `config`, where it is open already.
 
     Raises:
         ValueError: something in the configuration cannot be used.
     """
     # Another seed a process for the attacks' random starts; the model's initial weights are the main process's.
     set_seed(config.seed, device_specific=True)
-    model, data = build_model(config)
+    model, data = build_model(config, data)
     method = build_method(config, model)
     if accelerator.device.type == "cpu" and accelerator.mixed_precision != "no":
         keep_depthwise_in_float32(method)

@@ -1,0 +1,194 @@
+"""A comparison of training methods: configuration, passes counted, runs that fail or are stopped, and the table."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers_engine import DATA, fresh_accelerate, tiny  # noqa: F401  # a fixture
+
+from timm_arat import PGD
+from timm_arat.compare.config import read_comparison, runs_of
+from timm_arat.compare.plot import frontier
+from timm_arat.compare.prediction import Passes, load
+from timm_arat.compare.table import Line, Outcome, against, as_csv, as_json, markdown
+from timm_arat.config import comparisons
+from timm_arat.engine.config import AWPConfig
+from timm_arat.evaluation import Robustness, compare
+from timm_arat.methods import ARATConfig, MadryConfig, TRADESConfig
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+COMPARISON = """
+recipe: digits
+settings:
+  data: {val_size: 100, batch_size: 256}
+  model: {kwargs: {layers: [1], channels: [8]}}
+  attack: {steps: 1}
+  optimizer: {warmup_epochs: 0}
+  validation: {steps: 1}
+  evaluation: {attacks: [clean, pgd], pgd_images: 40}
+  epochs: 2
+rows:
+  standard: {settings: {method: {name: standard}}}
+  madry: {settings: {method: {name: madry}}}
+seeds: [0, 1]
+jobs: 2
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "methods.yaml"
+    path.write_text(COMPARISON)
+    return path
+
+
+def command(*words: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "timm_arat.compare", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+
+
+def test_two_rows_and_two_seeds_go_on_after_a_kill_and_past_a_failure(file, tmp_path):
+    # A third row whose training runs away at once; a fourth one that needs it.
+    text = file.read_text().replace(
+        "seeds:",
+        "  broken: {settings: {method: {name: madry}, optimizer: {lr: 1.e+30}}}\n"
+        "  hat: {settings: {method: {name: hat}}, after: broken}\nseeds:",
+    )
+    file.write_text(text)
+    out = tmp_path / "out"
+    first = command(file, "--output", out)
+    deadline = time.monotonic() + 240
+    while not list(out.glob("*/checkpoints/epoch-*")) and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGTERM)
+    said = first.communicate(timeout=120)[0]
+    assert first.returncode == 130 and "the same command goes on" in said, said
+    assert not (out / "comparison.md").exists()
+
+    again = command(file, "--output", out)
+    said = again.communicate(timeout=400)[0]
+    assert again.returncode == 2, said
+    assert "broken-0 failed: " in said and "hat-1 failed: broken-1, which it comes after, failed" in said
+    assert any(log.read_text().count("resumed from") for log in out.glob("*.log"))
+    rows = {row["row"]: row for row in json.loads((out / "comparison.json").read_text())["rows"]}
+    for name in ("standard", "madry"):
+        assert [run["seed"] for run in rows[name]["runs"]] == [0, 1]
+        for run in rows[name]["runs"]:
+            stored = Robustness.load(out / f"{name}-{run['seed']}" / "results.json")
+            assert run["pgd"]["accuracy"] == stored.pgd.accuracy
+            assert run["processor_minutes"] > 0 and run["memory_mib"] > 50
+    assert not rows["broken"]["runs"] and "seed 0 failed" in rows["broken"]["notes"][0]
+    assert (rows["standard"]["passes"]["cost"], rows["madry"]["passes"]["cost"]) == (3, 6)
+    assert "failed" in (out / "comparison.md").read_text()
+    file.write_text(text.replace("epochs: 2", "epochs: 3"))
+    other = command(file, "--output", out)
+    assert "epochs was 2 and is 3" in other.communicate(timeout=60)[0] and other.returncode == 2
+
+
+@pytest.mark.parametrize(
+    "change, forward, backward",
+    [
+        # Three attack steps are a forward and a backward pass each, and training passes the adversarial images.
+        (dict(method=MadryConfig()), 4, 4),
+        (dict(method=MadryConfig(), awp=AWPConfig(gamma=0.01)), 5, 5),  # + the gradient of the weights' perturbation
+        (dict(method=TRADESConfig()), 6, 5),  # + the clean images, and once the attack's clean prediction
+        (dict(method=ARATConfig()), 5, 5),  # the clean images and the adversarial ones
+        # Half of the epochs without the perturbation, and 1 and 3 attack steps: the mean over epochs.
+        (dict(method=MadryConfig(), awp=AWPConfig(gamma=0.01, start_epoch=1)), 4.5, 4.5),
+        (dict(method=MadryConfig(), attack=PGD(eps=0.1, steps=3, progressive_epochs=1)), 3, 3),
+    ],
+    ids=["PGD-AT", "AT-AWP", "TRADES", "ARAT", "AWP from the second epoch", "progressive"],
+)
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_passes_are_those_counted_by_hand(change, forward, backward, tmp_path):
+    from timm_arat.compare.predict import predict
+    from timm_arat.data import load as load_data
+
+    config = tiny(tmp_path, **{"attack": PGD(eps=0.1, steps=3), **change})
+    found = predict(config, load_data(DATA, input_size=(1, 8, 8)))
+    assert (found.passes.forward, found.passes.backward) == (forward, backward)
+    assert found.passes.cost == forward + 2 * backward and found.training > 0
+
+
+def test_a_row_stands_on_its_recipe_under_the_protocol(file):
+    text = file.read_text().replace("seeds:", "  fast: {settings: {attack: {eps: 0.05}}}\nseeds:")
+    file.write_text(text)
+    runs = runs_of(read_comparison([str(file), "--settings.epochs", "7"]))
+    assert [run.name for run in runs] == ["standard-0", "madry-0", "fast-0", "standard-1", "madry-1", "fast-1"]
+    assert {(run.config.epochs, run.config.evaluation.eps, run.config.twin) for run in runs} == {(7, 0.15, None)}
+    assert runs[2].config.attack.eps == 0.05 and runs[2].config.method == ARATConfig(weight=10)
+
+
+@pytest.mark.parametrize(
+    "old, new, wanted",
+    [
+        ("{name: madry}", "{name: madri}", "rows.madry: .*did you mean 'madry'"),
+        ("{name: madry}}", "{name: madry}, epochs: 3}", "rows.madry.settings.epochs: the protocol has it"),
+        ("val_size: 100", "val_size: 0", "held-out training images"),
+        ("standard: {", "standard: {after: madry, ", "rows.standard.after: 'madry' is no row above it"),
+        ("standard: {", "standard: {recepe: x, ", "rows.standard.recepe: no such option; did you mean 'recipe'"),
+        ("seeds: [0, 1]", "seeds: [0, 0]", "none twice"),
+        ("seeds:", "reference: madri\nseeds:", "did you mean 'madry'"),
+    ],
+)
+def test_a_mistake_in_a_comparison_is_answered_with_the_way_out(file, old, new, wanted):
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=wanted):
+        runs_of(read_comparison([str(file)]))
+
+
+@pytest.mark.parametrize("name", comparisons())
+def test_every_bundled_comparison_is_of_runs_that_can_be_read(name):
+    runs = runs_of(read_comparison([name, "--seeds", "[0]"]))
+    assert {run.config.evaluation.eps for run in runs} == {8 / 255} and len(runs) == 19
+    assert len({run.config.model for run in runs if not run.config.model.kwargs}) <= 1
+    (hat,) = [run for run in runs if run.row == "hat"]
+    assert hat.config.teacher.name.endswith("standard-0") and hat.after == "standard-0"
+
+
+def outcomes(name: str) -> Outcome:
+    return Outcome(0, Robustness.load(RESULTS / f"{name}.results.json"), 2.0, 3.0, 400.0)
+
+
+def test_the_table_is_that_of_the_stored_results():
+    arat, plain = outcomes("digits-arat"), outcomes("digits-standard")
+    twice = (arat, replace(arat, seed=1, result=plain.result, minutes=4.0))
+    lines = [
+        Line("plain", (plain,), Passes(1, 1)),
+        Line("arat", twice, Passes(5, 5)),
+        Line("lost", (), None, ("gone",)),
+    ]
+    paired = against(lines[1], lines[0])
+    assert paired == {0: compare(arat.result, plain.result)}  # the reference has no seed 1
+    table = {
+        cells[1].strip(): cells for line in markdown(lines, "plain").splitlines() if (cells := line.split("|"))[1:]
+    }
+    low, high = 100 * arat.result.clean.accuracy, 100 * plain.result.clean.accuracy
+    assert f"{(low + high) / 2:.1f} ± {abs(low - high) / 2**0.5:.1f}" in table["arat"][2]
+    assert "5 + 5 (15)" in table["arat"][6] and "p = " in table["arat"][-2] and table["lost"][2].strip() == "-"
+    assert "lost: gone." in markdown(lines, "plain")
+    rows = {row["row"]: row for row in csv.DictReader(io.StringIO(as_csv(lines)))}
+    assert float(rows["arat"]["minutes_mean"]) == 3 and float(rows["arat"]["minutes_sd"]) == pytest.approx(2**0.5)
+    stored = json.loads(as_json(lines, "plain", {}))["rows"][1]["runs"][0]
+    assert stored["against_reference"]["pgd"]["p_value"] == paired[0]["pgd"].p_value
+
+
+def test_the_frontier_has_what_nothing_beats_in_both():
+    assert frontier([(1, 5), (2, 4), (1.5, 4), (3, 1), (2, 3), (0, 5)]) == [(1, 5), (2, 4), (3, 1)]
+
+
+def test_no_prediction_is_none(tmp_path):
+    assert load(tmp_path) == {}

@@ -1,0 +1,63 @@
+"""The pictures of a comparison: clean accuracy against AutoAttack with the frontier, and their sum against time."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from .table import Line
+
+Point = tuple[float, float]
+
+
+def plot(lines: Sequence[Line], folder: Path) -> list[Path]:
+    """Draw what was measured into `folder`; returns the pictures, none where no row has AutoAttack.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    accuracies = _points(lines, "autoattack", "clean")
+    if not accuracies:
+        return []
+    # On a GPU the processor mostly waits, so there time is the clock's.
+    gpu = any(not each.result.device.endswith("cpu") for line in lines for each in line.outcomes)
+    times = _points(lines, "minutes" if gpu else "processor_minutes", "sum")
+    drawn = [
+        _scatter(accuracies, frontier(list(accuracies.values())), folder / "accuracy.png", "AutoAttack, %", "clean, %")
+    ]
+    if times:
+        label = "training, minutes" if gpu else "training, processor minutes"
+        drawn.append(_scatter(times, [], folder / "time.png", label, "clean + AutoAttack, %"))
+    return drawn
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """Those to which no other is as good in both coordinates and better in one, from left to right."""
+    best: list[Point] = []
+    for point in sorted(set(points), reverse=True):
+        if not best or point[1] > best[-1][1]:
+            best.append(point)
+    return best[::-1]
+
+
+def _points(lines: Sequence[Line], across: str, up: str) -> dict[str, Point]:
+    found = {line.name: (line.values(across), line.values(up)) for line in lines}
+    return {name: (statistics.mean(x), statistics.mean(y)) for name, (x, y) in found.items() if x and y}
+
+
+def _scatter(points: dict[str, Point], best: Sequence[Point], path: Path, across: str, up: str) -> Path:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("matplotlib is not installed: pip install timm_arat[plot]; the tables are written") from error
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axis = figure.subplots()
+    if best:
+        axis.plot(*zip(*best, strict=True), color="grey", linestyle="--", label="frontier", zorder=1)
+        axis.legend()
+    for name, (x, y) in points.items():
+        axis.scatter([x], [y], zorder=2)
+        axis.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axis.set_xlabel(across)
+    axis.set_ylabel(up)
+    figure.savefig(path, dpi=110)
+    return path

@@ -1,0 +1,213 @@
+"""Results of a comparison as rows: accuracies and costs over seeds, as Markdown, JSON and CSV."""
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..evaluation import Paired, Robustness, Score, compare, eps_text
+from ..files import read_rows
+from .prediction import Passes
+
+ATTACKS = {"clean": "clean", "pgd": "PGD-20", "autoattack": "AutoAttack"}
+COSTS = {"minutes": "minutes", "processor_minutes": "processor minutes", "memory_mib": "memory, MiB"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One finished run.
+
+    Attributes:
+        result: Of the weights that were best on the held-out training images.
+        minutes: Of all training steps, by the clock.
+        processor_minutes: Of all training steps, over all threads; None of runs that did not note it.
+        memory_mib: Peak of memory up to the end of training; likewise.
+    """
+
+    seed: int
+    result: Robustness
+    minutes: float
+    processor_minutes: float | None = None
+    memory_mib: float | None = None
+
+    @staticmethod
+    def load(folder: Path, seed: int) -> "Outcome":
+        """ValueError or FileNotFoundError, naming the file, if the folder is not that of a finished run."""
+        rows = read_rows(folder / "summary.jsonl")
+        processor, memory = ([row.get(key) for row in rows] for key in ("processor_seconds", "peak_memory_mib"))
+        return Outcome(
+            seed,
+            Robustness.load(folder / "results.json"),
+            sum(row["seconds"] for row in rows) / 60,
+            None if None in processor else sum(processor) / 60,
+            None if None in memory else max(memory),
+        )
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table: its runs in the order of the seeds, and why others failed or are missing."""
+
+    name: str
+    outcomes: tuple[Outcome, ...]
+    passes: Passes | None = None
+    notes: tuple[str, ...] = ()
+
+    def values(self, what: str) -> list[float]:
+        """Of each run that has it: an accuracy in %, the 'sum' of clean and AutoAttack in %, or a cost."""
+        if what in COSTS:
+            found = [getattr(each, what) for each in self.outcomes]
+        elif what == "sum":
+            found = [_sum(each.result) for each in self.outcomes]
+        else:
+            found = [_percent(getattr(each.result, what)) for each in self.outcomes]
+        return [value for value in found if value is not None]
+
+
+def against(line: Line, reference: Line) -> dict[int, dict[str, Paired]]:
+    """McNemar's comparison with the reference on the same images, by seed and attack, where both have that seed.
+
+    Seeds are not pooled: their images are the same, so that the pooled counts would not be independent.
+    """
+    others = {each.seed: each.result for each in reference.outcomes}
+    if line.name == reference.name:
+        return {}
+    return {each.seed: compare(each.result, others[each.seed]) for each in line.outcomes if each.seed in others}
+
+
+def markdown(lines: Sequence[Line], reference: str) -> str:
+    """The table, and below it what its numbers are."""
+    first = _reference(lines, reference)
+    head = ["row", *ATTACKS.values(), "clean + AutoAttack", "passes an image", *COSTS.values()]
+    head += [f"clean less {reference}", f"AutoAttack less {reference}"]
+    text = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for line in lines:
+        cells = [line.name, *(_accuracy(line, what) for what in ATTACKS), _spread(line.values("sum"), 1)]
+        cells.append(_passes(line.passes))
+        cells += [_spread(line.values(what), 0 if what == "memory_mib" else 1) for what in COSTS]
+        pairs = against(line, first)
+        cells += [_paired([pair[what] for pair in pairs.values() if what in pair]) for what in ("clean", "autoattack")]
+        text.append(f"| {' | '.join(cells)} |")
+    text += ["", *_legend(lines)]
+    text += [f"{line.name}: {note}." for line in lines for note in line.notes]
+    warnings = [(line.name, each.seed, w) for line in lines for each in line.outcomes for w in each.result.warnings]
+    text += [f"Warning for {name}, seed {seed}: {warning}." for name, seed, warning in warnings]
+    return "\n".join(text) + "\n"
+
+
+def as_json(lines: Sequence[Line], reference: str, protocol: Mapping[str, Any]) -> str:
+    """Every number of every run, with the protocol."""
+    first = _reference(lines, reference)
+    rows = []
+    for line in lines:
+        pairs = against(line, first)
+        runs = [
+            {
+                "seed": each.seed,
+                **{what: _share(getattr(each.result, what)) for what in ATTACKS},
+                **{what: getattr(each, what) for what in COSTS},
+                "against_reference": {
+                    attack: {
+                        "difference": pair.difference,
+                        "interval_95": pair.interval,
+                        "p_value": pair.p_value,
+                        "only_row": pair.only_a,
+                        "only_reference": pair.only_b,
+                        "n": pair.n,
+                    }
+                    for attack, pair in pairs.get(each.seed, {}).items()
+                },
+            }
+            for each in line.outcomes
+        ]
+        passes = line.passes and {
+            "forward": line.passes.forward,
+            "backward": line.passes.backward,
+            "cost": line.passes.cost,
+        }
+        rows.append({"row": line.name, "passes": passes, "runs": runs, "notes": line.notes})
+    return json.dumps({"reference": reference, "protocol": protocol, "rows": rows}, indent=1) + "\n"
+
+
+def as_csv(lines: Sequence[Line]) -> str:
+    """A row of the table each: mean and standard deviation over seeds, accuracies in %."""
+    measures = [*ATTACKS, "sum", *COSTS]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"{what}_{kind}" for what in measures for kind in ("mean", "sd")]
+    writer.writerow(["row", "seeds", "passes_forward", "passes_backward", *columns])
+    for line in lines:
+        passes = [line.passes.forward, line.passes.backward] if line.passes else ["", ""]
+        numbers: list[float | str] = []
+        for what in measures:
+            values = line.values(what)
+            numbers += [statistics.mean(values) if values else "", statistics.stdev(values) if len(values) > 1 else ""]
+        writer.writerow([line.name, len(line.outcomes), *passes, *numbers])
+    return text.getvalue()
+
+
+def _reference(lines: Sequence[Line], name: str) -> Line:
+    return next(line for line in lines if line.name == name)
+
+
+def _legend(lines: Sequence[Line]) -> list[str]:
+    results = [each.result for line in lines for each in line.outcomes]
+    if not results:
+        return ["Not run yet."]
+    threats = dict.fromkeys(
+        f"{each.norm}, eps {eps_text(each.eps)}; {each.data.name} {each.data.split}; {each.device}" for each in results
+    )
+    seeds = max(len(line.outcomes) for line in lines)
+    spread = "mean ± standard deviation over seeds" if seeds > 1 else "± half the 95 % interval; one seed"
+    return [
+        f"Accuracy in %, {spread}; {'; '.join(threats)}.",
+        "Passes an image: forward + backward passes of a training step, counted; their cost with a forward pass as 1 "
+        "and a backward pass as 2. Minutes: of the training steps, by the clock and over all threads. Memory: its "
+        "peak in training, of the whole process or of the GPU.",
+        "Less the reference: on the same images, seed by seed, with the p-values of McNemar's exact test.",
+    ]
+
+
+def _accuracy(line: Line, what: str) -> str:
+    values = line.values(what)
+    if len(values) != 1:
+        return _spread(values, 1)
+    score = next(found for each in line.outcomes if (found := getattr(each.result, what)) is not None)
+    low, high = score.interval
+    return f"{values[0]:.1f} ± {50 * (high - low):.1f} (n={score.n})"
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def _passes(passes: Passes | None) -> str:
+    return f"{passes.forward:.4g} + {passes.backward:.4g} ({passes.cost:.4g})" if passes else "-"
+
+
+def _paired(pairs: Sequence[Paired]) -> str:
+    if not pairs:
+        return "-"
+    chances = ", ".join(f"{pair.p_value:.2g}" for pair in pairs)
+    return f"{100 * statistics.mean(pair.difference for pair in pairs):+.1f} (p = {chances})"
+
+
+def _share(score: Score | None) -> dict[str, Any] | None:
+    return None if score is None else {"accuracy": score.accuracy, "n": score.n, "interval_95": score.interval}
+
+
+def _percent(score: Score | None) -> float | None:
+    return None if score is None or math.isnan(score.accuracy) else 100 * score.accuracy
+
+
+def _sum(result: Robustness) -> float | None:
+    clean, robust = _percent(result.clean), _percent(result.autoattack)
+    return None if clean is None or robust is None else clean + robust
