@@ -89,8 +89,9 @@ def _passes(loop: Loop, batch: Batch) -> list[Passes]:
     for epoch in range(config.epochs):
         kind = config.attack.at_epoch(epoch).steps, epoch >= config.awp.start_epoch
         if kind not in known:
+            loop.try_steps(epoch, [])  # what an epoch begins with is no part of its steps
             with counted(loop.method) as total:
-                loop.try_steps(epoch, [few])
+                loop.try_steps(epoch, [few], begun=True)
             known[kind] = total.per(len(few.x))
         found.append(known[kind])
     return found

@@ -58,9 +58,14 @@ class Loop:
         for companion in self.companions:
             companion.end()
 
-    def try_steps(self, epoch: int, batches: Iterable[Batch]) -> None:
-        """Take steps of `epoch` (from 0) on `batches` alone, to measure what they cost; nothing is logged or saved."""
-        self._begin(epoch, resumed=False)
+    def try_steps(self, epoch: int, batches: Iterable[Batch], begun: bool = False) -> None:
+        """Take steps of `epoch` (from 0) on `batches` alone, to measure what they cost; nothing is logged or saved.
+
+        What comes before the first step of an epoch, such as ARAT's measurement of clean accuracy, is left out where
+        the epoch has `begun`.
+        """
+        if not begun:
+            self._begin(epoch, resumed=False)
         self.session.wrapped.train()
         for batch in batches:
             self._step(batch, self.config.attack.at_epoch(epoch), 1.0)
