@@ -21,12 +21,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(TENSORS - GROUND, GROUND),
     "models": TENSORS,
     "methods": TENSORS | {"models"},
+    "analysis": TENSORS | {"models", "methods"},
     "config": TENSORS | {"models", "methods"},
     "data": TENSORS | {"models", "methods"},
     "evaluation": TENSORS | {"models", "methods", "data"},
     "hub": TENSORS | {"models", "methods", "data", "evaluation"},
-    "engine": TENSORS | {"models", "methods", "data", "evaluation", "hub", "config"},
+    "engine": TENSORS | {"models", "methods", "data", "evaluation", "hub", "config", "analysis"},
     "task": TENSORS | {"models", "methods"},
+    "diagnose": TENSORS | {"engine", "config", "evaluation", "methods", "data", "analysis"},
     "train": {"engine", "config", "evaluation"},
 }
 # Commands put the parts together.
