@@ -1,7 +1,9 @@
 """The paper's analyses: numbers against hand computation, and a companion that leaves no trace in a training."""
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import helpers_engine
 import pytest
@@ -12,6 +14,7 @@ from torch import nn
 
 from timm_arat.analysis import OneTerm, Spread, conflict, distance, drift, estimate, invariance, running_statistics
 from timm_arat.analysis.rows import read
+from timm_arat.diagnose import main
 from timm_arat.engine.companions.analysis import Analysis
 from timm_arat.engine.config import AnalysisConfig
 from timm_arat.engine.train import train
@@ -126,7 +129,7 @@ def test_the_spread_is_the_variance_over_steps():
     assert found["main/1/running_var"] == 0.0
 
 
-def test_a_training_is_bitwise_the_one_without_and_its_rows_are_whole(tmp_path):
+def test_a_training_is_bitwise_the_one_without_and_the_command_reads_it(tmp_path, monkeypatch):
     config = helpers_engine.tiny(
         tmp_path / "with", method=ARATConfig(weight=5.0), analysis=AnalysisConfig(every=4, images=20, steps=2)
     )
@@ -151,6 +154,28 @@ def test_a_training_is_bitwise_the_one_without_and_its_rows_are_whole(tmp_path):
     assert any(name.startswith("aux/") and value > 0 for name, value in second["statistics_variance"].items())
     seconds = sum(row["seconds"] for row in written if row["epoch"] == 1)
     assert rows(tmp_path / "with")[0]["analysis_seconds"] == pytest.approx(seconds)
+
+    # The command, of these two runs side by side and of the exported model alone.
+    runs = [str(tmp_path / "with"), str(tmp_path / "without")]
+    model = str(tmp_path / "with" / "model")
+    small = ["--images", "20", "--batches", "2", "--steps", "2", "--output", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["diagnose.py", *runs, model, *small])
+    main()
+    first, second, alone = (json.loads((Path(each) / "analysis.json").read_text()) for each in (*runs, model))
+    kept = {"format", "threat", "data", "method", "weights", "conflict", "layers"}
+    assert {key: first[key] for key in kept} == {key: second[key] for key in kept}  # the same weights
+    assert first["conflict"]["whole"]["pairs"]["ce_adv|invariance"]["cos"]["n"] == 2
+    assert first["conflict"]["batch"] == 128 and first["threat"] == {"norm": "linf", "eps": 0.1, "steps": 2}
+    assert alone["layers"]["last"]["own"] is None and "conflict" not in alone
+    ours, plain = (each["layers"]["last"]["main"] for each in (first, alone))  # the export has the main branch
+    assert plain["distance"]["mean"] == pytest.approx(ours["distance"]["mean"], rel=1e-3)
+    assert plain["invariance"]["n"] == 20
+    out = tmp_path / "out"
+    table = (out / "analysis.md").read_text()
+    assert f"| {runs[0]} | last | 20 | {ours['invariance']['mean']:.3f} (" in table
+    assert f"| {runs[1]} | ce_adv and invariance | 2 |" in table
+    drawn = {f"analysis_{name}.png" for name in ("similarity", "conflict", "norms", "distance", "drift")}
+    assert {path.name for path in out.glob("*.png")} == drawn
 
 
 def test_off_is_not_built_and_calls_nothing(tmp_path, monkeypatch):
