@@ -21,7 +21,7 @@ class Options:
         images: Test images, stratified, whose features are taken.
         batches: Training batches on which a run's gradients are compared; 0: none.
         steps: PGD steps on the test images.
-        layers: Layers of the features, see `timm_arat.taps`; those of the run's method, or the last stage, if not given.
+        layers: Layers of the features, see `taps`; those of the run's method, or the last stage, if not given.
         official: Compare the two losses of the official code, the weighted cross-entropies and the rest.
         seed: Of the choice of images and of the attacks.
         output: The folder of the figures and of analysis.md; the run's own, or analysis/ here where there are several.
