@@ -104,8 +104,7 @@ def conflict(
     sizes = [weight.numel() for weight in layers.values()]
     gram, opposite = torch.stack(grams).double().cpu(), torch.stack(opposites).cpu()  # LxTxT each; one transfer
     parts = {
-        layer: _part(factors, size, *found)
-        for layer, size, *found in zip(layers, sizes, gram, opposite, strict=True)  # type: ignore[misc]
+        layer: _part(factors, size, *found) for layer, size, *found in zip(layers, sizes, gram, opposite, strict=True)
     }
     return Conflict(values, factors, _part(factors, sum(sizes), gram.sum(0), opposite.sum(0)), parts)
 
