@@ -10,7 +10,7 @@ from helpers_engine import forget, fresh_accelerate, rows, same, session_of  # n
 from safetensors.torch import load_file
 
 from timm_arat.engine.companions import COMPANIONS, Companion
-from timm_arat.engine.config import AverageConfig, AWPConfig, GuardConfig, TrainConfig
+from timm_arat.engine.config import AnalysisConfig, AverageConfig, AWPConfig, GuardConfig, TrainConfig
 from timm_arat.engine.train import train
 from timm_arat.methods import ARATConfig, MadryConfig, StandardConfig
 
@@ -101,12 +101,13 @@ def test_the_first_start_that_a_companion_gives_is_taken(tmp_path):
         ({"guard": GuardConfig(every=1)}, ["Guard"]),
         ({"awp": AWPConfig(gamma=0.01)}, ["AWP"]),
         ({"average": AverageConfig(kind="ema")}, ["Average"]),
+        ({"analysis": AnalysisConfig(every=1)}, ["Analysis"]),
         ({"warm_start": True}, ["WarmStart"]),
         ({"method": StandardConfig(), "warm_start": True, "guard": GuardConfig(every=1)}, []),
         (
             {
                 "method": ARATConfig(), "warm_start": True, "guard": GuardConfig(every=1), "awp": AWPConfig(gamma=0.01),
-                "average": AverageConfig(kind="ema"),
+                "average": AverageConfig(kind="ema"), "analysis": AnalysisConfig(every=1),
             },
             [kind.__name__ for kind in COMPANIONS],
         ),

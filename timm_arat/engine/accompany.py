@@ -78,6 +78,33 @@ class AWPConfig:
 
 
 @dataclass(frozen=True)
+class AnalysisConfig:
+    """The ARAT paper's analyses along a run, as rows of analysis.jsonl; see docs/analysis.md.
+
+    Attributes:
+        every: Optimizer steps between two comparisons of the terms' gradients; 0: no analysis at all (the official
+            code: writes every 100).
+        official: Compare the two losses of the official code, the weighted cross-entropies and the rest.
+        images: Held-out images (training images where none are held out) whose features are taken after each epoch.
+        steps: PGD steps on these, with the training attack's norm and eps.
+        layers: Layers of the features, see `taps`; those of the method, or the last stage, if not given.
+    """
+
+    every: int = 0
+    official: bool = False
+    images: int = 256
+    steps: int = 20
+    layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"every={self.every} is not at least 0, which is off")
+        for name in ("images", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not at least 1")
+
+
+@dataclass(frozen=True)
 class AverageConfig:
     """A running average of the weights, evaluated and exported in their place.
 

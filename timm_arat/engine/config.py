@@ -7,7 +7,7 @@ from ..attacks import PGD
 from ..data import DataConfig
 from ..evaluation import EvaluationConfig
 from ..methods import CONFIGS, ARATConfig
-from .accompany import AverageConfig, AWPConfig, BalanceConfig, GuardConfig
+from .accompany import AnalysisConfig, AverageConfig, AWPConfig, BalanceConfig, GuardConfig
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ class TrainConfig:
         guard: Watch over single-step training.
         awp: Adversarial weight perturbation.
         average: Average of the weights.
+        analysis: Gradients, features and statistics of the paper's figures, measured along the way.
         validation: After each epoch, on held-out images.
         evaluation: At the end, once, on the test set.
         twin: A second method, trained in turn on the same data and backbone for comparison; `twin.name`, or null.
@@ -157,6 +158,7 @@ class TrainConfig:
     guard: GuardConfig = field(default_factory=GuardConfig)
     awp: AWPConfig = field(default_factory=AWPConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(autoattack_images=1000, fast=True))
     twin: Any = None
