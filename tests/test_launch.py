@@ -20,7 +20,7 @@ TINY = (
 
 def launch(*words: object, env: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*LAUNCH, *map(str, words)], cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=300
+        [*LAUNCH, *map(str, words)], cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=900
     )
 
 

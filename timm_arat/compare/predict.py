@@ -83,7 +83,8 @@ def _batch(session: Session) -> Batch:
 
 def _passes(loop: Loop, batch: Batch) -> list[Passes]:
     """Of each epoch, an image: counted once for every number of attack steps and state of the weight perturbation."""
-    config, few = loop.config, Batch(*(None if each is None else each[:COUNTED] for each in batch))
+    config = loop.config
+    few = batch._replace(**{name: each[:COUNTED] for name, each in batch._asdict().items() if each is not None})
     known: dict[tuple[int, bool], Passes] = {}
     found = []
     for epoch in range(config.epochs):

@@ -39,7 +39,8 @@ class Outcome:
     def load(folder: Path, seed: int) -> "Outcome":
         """ValueError or FileNotFoundError, naming the file, if the folder is not that of a finished run."""
         rows = read_rows(folder / "summary.jsonl")
-        processor, memory = ([row.get(key) for row in rows] for key in ("processor_seconds", "peak_memory_mib"))
+        processor: list[Any] = [row.get("processor_seconds") for row in rows]
+        memory: list[Any] = [row.get("peak_memory_mib") for row in rows]
         return Outcome(
             seed,
             Robustness.load(folder / "results.json"),
