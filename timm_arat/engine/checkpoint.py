@@ -155,7 +155,9 @@ def _restore(session: "Session", states: dict[str, Any]) -> None:
     if session.accelerator.scaler is not None and states["scaler"] is not None:
         session.accelerator.scaler.load_state_dict(states["scaler"])
     for companion in session.companions:
-        companion.load_state_dict(states["companions"][type(companion).__name__])
+        state = states["companions"].get(type(companion).__name__)
+        if state is not None:  # an analysis may be switched on later
+            companion.load_state_dict(state)
 
 
 def _sorted(folder: Path) -> list[Path]:
