@@ -60,6 +60,7 @@ def command(*words: object) -> subprocess.Popen:
     )
 
 
+@pytest.mark.long
 def test_two_rows_and_two_seeds_go_on_after_a_kill_and_past_a_failure(file, tmp_path):
     # A third row whose training runs away at once; a fourth one that needs it.
     text = file.read_text().replace(
@@ -81,7 +82,7 @@ def test_two_rows_and_two_seeds_go_on_after_a_kill_and_past_a_failure(file, tmp_
     again = command(file, "--output", out)
     said = again.communicate(timeout=400)[0]
     assert again.returncode == 2, said
-    assert "broken-0 failed: " in said and "hat-1 failed: broken-1, which it comes after, failed" in said
+    assert "a loss of this epoch is not finite" in said and "broken-1, which it comes after, failed" in said
     assert any(log.read_text().count("resumed from") for log in out.glob("*.log"))
     rows = {row["row"]: row for row in json.loads((out / "comparison.json").read_text())["rows"]}
     for name in ("standard", "madry"):

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 # Settings that a resumed run may have another value of: they take effect from there on, and nothing that was done under
 # the former one becomes wrong. Groups end in a dot.
 MAY_CHANGE = (
-    "epochs", "evaluation.", "analysis.", "twin.", "twin", "output", "resume", "threads", "compile", "log_every", "trackers",
-    "checkpoint_minutes", "keep_checkpoints", "data.root", "data.download", "data.workers", "data.cache",
+    "epochs", "evaluation.", "analysis.", "twin.", "twin", "output", "resume", "threads", "compile", "log_every",
+    "trackers", "checkpoint_minutes", "keep_checkpoints", "data.root", "data.download", "data.workers", "data.cache",
 )  # fmt: skip
 
 
