@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
+from ...analysis.untouched import untouched
 from ...methods import Method
 from ..config import TrainConfig
 from ._base import Batch, Companion
@@ -60,7 +60,7 @@ class AWP(Companion):
 
     def _offsets(self, batch: Batch, x: Tensor, x_adv: Tensor) -> list[Tensor]:
         """gamma ||w|| g / ||g|| for the gradient g of the method's loss at each weight w; zero where g is."""
-        with self.accelerator.autocast(), _same_statistics(self.method):
+        with self.accelerator.autocast(), untouched(self.method):
             loss = self.method.terms(x, batch.y, x_adv).loss()
             # In here: a backward pass refuses statistics that were written to after its forward.
             grads = torch.autograd.grad(loss, self.weights, allow_unused=True)
@@ -71,15 +71,3 @@ class AWP(Companion):
             self.config.gamma * w.detach().norm() / (grad.norm() + 1e-20) * grad
             for w, grad in zip(self.weights, found, strict=True)
         ]
-
-
-@contextmanager
-def _same_statistics(module: nn.Module) -> Iterator[None]:
-    """Put the buffers of every BatchNorm back afterwards, which a pass in train mode moves."""
-    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
-    before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
-    try:
-        yield
-    finally:
-        for buffer, value in before:
-            buffer.copy_(value)
