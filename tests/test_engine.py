@@ -18,7 +18,8 @@ from timm_arat.config import read
 from timm_arat.data import load
 from timm_arat.engine.batches import SeededBatches, stack
 from timm_arat.engine.companions.balance import Balance
-from timm_arat.engine.config import VARIANTS, AverageConfig, ModelConfig, OptimizerConfig, TrainConfig
+from timm_arat.engine.config import VARIANTS, AverageConfig, BalanceConfig, ModelConfig, OptimizerConfig, TrainConfig
+from timm_arat.engine.identity import check_identity, identity
 from timm_arat.engine.log import Log
 from timm_arat.engine.loop import Interrupted, Loop
 from timm_arat.engine.model import build_model
@@ -228,3 +229,37 @@ def test_a_run_is_called_alike_when_it_is_evaluated_again(run):
     _, name = open_model(run)
     assert name == results["model"] == "resnet20_cifar arat"
     assert open_model(run / "model")[1] == str(run / "model")
+
+
+def test_redrawn_balance_images_differ_by_epoch_and_come_again(tmp_path):
+    """The official code measures on another part of the training images, augmented anew, before each epoch."""
+    config = tiny(tmp_path, method=ARATConfig(), balance=BalanceConfig(images="augmented", count=64, redraw=True))
+    balance = companion(session_of(config), Balance)
+    first, second = balance._drawn(0), balance._drawn(1)
+    assert first[0].shape == (64, 1, 8, 8) and not torch.equal(first[1], second[1])
+    for one, other in zip(first, balance._drawn(0), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("batch_size", "drop_last", "steps"), [(128, True, 10), (128, False, 11), (668, False, 2)])
+def test_the_images_that_do_not_fill_a_batch_are_left_out_or_not(tmp_path, batch_size, drop_last, steps):
+    """Digits has 1,437 training images, of which 100 are held out: 1,337."""
+    data = replace(DATA, batch_size=batch_size, drop_last=drop_last)
+    if batch_size == 668:
+        with pytest.raises(ValueError, match="a last batch of 1 of 1337 training images"):
+            session_of(tiny(tmp_path, data=data))
+        return
+    session = session_of(tiny(tmp_path, data=data))
+    assert len(session.loader) == len(list(session.loader)) == steps
+
+
+def test_a_setting_that_a_checkpoint_does_not_know_counts_as_its_default(tmp_path):
+    """A run goes on under a newer version, which has more settings."""
+    config = tiny(tmp_path, method=ARATConfig())
+    there = identity(session_of(config))
+    for key in ("model.init", "method.noisy_clean", "balance.redraw"):
+        del there["settings"][key]
+    check_identity(there, identity(session_of(config)), config)
+    other = replace(config, balance=BalanceConfig(redraw=True))
+    with pytest.raises(ValueError, match="balance.redraw was False and is True"):
+        check_identity(there, identity(session_of(other)), other)

@@ -19,6 +19,8 @@ class DataConfig:
         val_size: Images held out of the training split to choose the checkpoint by, where there is no val_split.
         val_seed: Seed of the choice of held-out images.
         batch_size: Training images per process and step.
+        drop_last: Leave out the images at an epoch's end that do not fill a batch (others each time), so that every
+            norm sees a full batch; false trains on them as a smaller batch, as the official ARAT code.
         num_classes: Number of classes; null takes the data set's.
         input_key: Column of the images, where they have another than timm's default (hfds/...).
         target_key: Column of the labels, likewise.
@@ -47,6 +49,7 @@ class DataConfig:
     val_size: int = 0
     val_seed: int = 0
     batch_size: int = 128
+    drop_last: bool = True
     num_classes: int | None = None
     input_key: str | None = None
     target_key: str | None = None

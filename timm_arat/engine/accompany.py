@@ -10,11 +10,14 @@ class BalanceConfig:
 
     Attributes:
         images: On training images as they are (plain), or augmented as in the official ARAT code.
-        count: Number of training images, stratified by class (the official code: 1,024).
+        count: Number of training images (the official code: 1,024).
+        redraw: Other images before each epoch, at random, as in the official ARAT code; else the same ones throughout,
+            stratified by class.
     """
 
     images: Literal["plain", "augmented"] = "plain"
     count: int = 1024
+    redraw: bool = False
 
     def __post_init__(self) -> None:
         if self.count < 1:

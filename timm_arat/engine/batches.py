@@ -61,14 +61,18 @@ class SeededBatches(Dataset[Any]):
         return list(zip(x.clamp_(0, 1), y, strict=True))  # a sum of weights may exceed 1 by its rounding
 
     def _seed(self, first: int) -> None:
-        # No two batches of an epoch have the same first image, so no two have the same seed. The three numbers are
-        # mixed by a named hash function, since Python's own hash of a tuple may differ between its versions.
-        key = f"{self.seed} {self.epoch} {first}".encode()
-        seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") % 2**63
+        # No two batches of an epoch have the same first image, so no two have the same seed.
+        seed = seed_of(self.seed, self.epoch, first)
         # Only the CPU's generator: torch.manual_seed would also reset those of GPUs, from which attacks draw.
         torch.default_generator.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
+
+
+def seed_of(*words: int | str) -> int:
+    """`words` mixed into one seed by a named hash function; Python's own may differ between its versions."""
+    key = " ".join(map(str, words)).encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") % 2**63
 
 
 @contextmanager

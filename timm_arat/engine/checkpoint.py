@@ -96,7 +96,7 @@ def load(session: "Session", log: "Log", checkpoint: Path) -> Position:
     except Exception as error:
         raise _unusable(checkpoint, error) from error
     try:
-        check_identity(manifest["of"], identity(session))
+        check_identity(manifest["of"], identity(session), session.config)
     except ValueError as error:
         raise ValueError(f"checkpoint {checkpoint} cannot be resumed: {error}") from error
     try:

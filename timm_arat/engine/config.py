@@ -18,6 +18,8 @@ class ModelConfig:
         name: Name of a timm model, `resnet20_cifar` for example, or `hf-hub:...`, `local-dir:...`, or a run's folder.
         pretrained: Start from timm's pretrained weights; their mean and std are honoured, attacks stay in pixels.
         kwargs: Further arguments of `timm.create_model`.
+        init: How weights that are not pretrained begin: as timm begins this model, or torch, each layer as torch itself
+            begins it (as the official ARAT code; timm's ResNets begin with residual branches of zero, for example).
         sync_norm: Synchronise BatchNorm statistics over processes.
         checkpointing: Recompute activations in the backward pass, to save memory.
         freeze_norms: Keep the BatchNorms of one branch or of both as the pretrained weights have them: affine
@@ -27,9 +29,14 @@ class ModelConfig:
     name: str = "resnet20_cifar"
     pretrained: bool = False
     kwargs: dict[str, Any] = field(default_factory=dict)
+    init: Literal["timm", "torch"] = "timm"
     sync_norm: bool = False
     checkpointing: bool = False
     freeze_norms: Literal["none", "main", "aux", "both"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.init == "torch" and self.pretrained:
+            raise ValueError("init=torch and pretrained=true are two beginnings; leave out one of the two")
 
 
 @dataclass(frozen=True)
@@ -202,6 +209,6 @@ BELONGINGS = {
         "data.root", "data.download", "data.train_split", "data.test_split", "data.num_classes", "data.input_key",
         "data.target_key", "data.image_size", "data.in_chans",
     ),
-    "model.name": ("model.kwargs", "model.pretrained", "model.freeze_norms"),
+    "model.name": ("model.kwargs", "model.init", "model.pretrained", "model.freeze_norms"),
     "teacher.name": ("teacher.kwargs", "teacher.pretrained"),
 }  # fmt: skip

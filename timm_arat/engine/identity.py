@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..config import dump
-from .config import VARIANTS
+from .config import VARIANTS, TrainConfig
 
 if TYPE_CHECKING:
     from .session import Session
@@ -22,19 +22,23 @@ MAY_CHANGE = (
 
 def identity(session: "Session") -> dict[str, Any]:
     """The settings that may not change, the images behind them, and the number of processes; as JSON holds it."""
-    settings = dict(leaves(yaml.safe_load(dump(session.config, variants=VARIANTS))))
-    kept = {key: value for key, value in settings.items() if not _may_change(key)}
     return {
-        "settings": kept,
+        "settings": _settings(session.config),
         "training_images": _digest(session.data.train),
         "validation_images": _digest(session.data.val),
         "processes": session.accelerator.num_processes,
     }
 
 
-def check_identity(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """ValueError, naming what differs, unless the run that left `there` may go on as `here`."""
-    was, now = there["settings"], here["settings"]
+def check_identity(there: Mapping[str, Any], here: Mapping[str, Any], config: TrainConfig) -> None:
+    """ValueError, naming what differs, unless the run that left `there` may go on as `here`, the identity of `config`.
+
+    A setting that the checkpoint does not know, because it is of a version before it, counts as its default: that is
+    what a version without it did.
+    """
+    defaults = _settings(TrainConfig(method=type(config.method)()))
+    now = here["settings"]
+    was = {key: defaults[key] for key in now.keys() & defaults.keys()} | there["settings"]
     differ = [
         f"{key} was {was.get(key)!r} and is {now.get(key)!r}"
         for key in sorted(was.keys() | now.keys())
@@ -50,6 +54,11 @@ def check_identity(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
             f"it is of another run: {'; '.join(differ)}. Go on with what it was, or start anew with another --output. "
             f"May change: {', '.join(name.rstrip('.') for name in MAY_CHANGE)}"
         )
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    every = leaves(yaml.safe_load(dump(config, variants=VARIANTS)))
+    return {key: value for key, value in every if not _may_change(key)}
 
 
 def _may_change(key: str) -> bool:

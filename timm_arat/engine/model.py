@@ -59,11 +59,20 @@ def create(settings: ModelConfig, section: str, input_size: tuple[int, int, int]
     except WeightsNotFoundError as error:
         raise ValueError(f"{section}.pretrained: {error}") from error
     model.pretrained_cfg.update(target)
+    if settings.init == "torch":
+        _begin_as_torch(model)
     if settings.sync_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # before the method splits the norms
     if settings.checkpointing:
         model.set_grad_checkpointing(True)
     return model
+
+
+def _begin_as_torch(model: nn.Module) -> None:
+    """Draw the weights of every layer that torch knows as torch does; a model's own parameters stay as they are."""
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
 
 
 def _timm_name(name: str) -> str:

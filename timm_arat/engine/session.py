@@ -114,13 +114,19 @@ def build_loader(config: TrainConfig, images: SeededBatches, accelerator: Accele
         images,
         batch_size=config.data.batch_size,
         shuffle=True,
-        drop_last=True,  # norms want full batches
+        drop_last=config.data.drop_last,
         # Its own generator: a loader draws a seed for its workers, which must not move the attacks' generator.
         generator=torch.Generator().manual_seed(config.seed),
         num_workers=config.data.workers,
         worker_init_fn=ignore_signals,
         pin_memory=accelerator.device.type == "cuda",
     )
+    left = 0 if config.data.drop_last else len(images) % config.data.batch_size
+    if left == 1 or (left % 2 and images.mix is not None):
+        raise ValueError(
+            f"data.drop_last=false leaves a last batch of {left} of {len(images)} training images, and "
+            f"{'mixing needs an even number' if left > 1 else 'a norm needs at least 2'}: take another data.batch_size"
+        )
     if len(loader) // accelerator.num_processes == 0:
         raise ValueError(
             f"{len(images)} training images are less than one batch of {config.data.batch_size} for each of "
