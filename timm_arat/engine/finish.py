@@ -37,12 +37,12 @@ def finish(session: Session, log: Log) -> Robustness:
     attacks = config.evaluation.attacks
     log.say(f"measuring the best weights on the test images: {', '.join(attacks)}")
     # The exported model, not the trained one: its layers are timm's own, and results.json names it by its hash.
-    results = _measure(session, folder / "model", attacks, "results")
+    results = _measure(session, log, folder / "model", attacks, "results")
     if session.validation is not None:
         last = _load(session, folder / "weights" / "last.safetensors")
         last = merge_split_norm(last) if is_split(last) else last
         quick = tuple(name for name in attacks if name != "autoattack")
-        _measure(session, last, quick, "results_last")
+        _measure(session, log, last, quick, "results_last")
     log.say(f"exported to {folder / 'model'}: timm.create_model('local-dir:{folder / 'model'}', pretrained=True)")
     return results
 
@@ -54,7 +54,9 @@ def _load(session: Session, path: Path) -> nn.Module:
     return model
 
 
-def _measure(session: Session, model: Path | nn.Module, attacks: tuple[AttackName, ...], name: str) -> Robustness:
+def _measure(
+    session: Session, log: Log, model: Path | nn.Module, attacks: tuple[AttackName, ...], name: str
+) -> Robustness:
     """Evaluate each process's share of the test images and merge; the file is written by the main process."""
     config, accelerator, images = session.config, session.accelerator, session.data.test
     assert images is not None
@@ -70,7 +72,7 @@ def _measure(session: Session, model: Path | nn.Module, attacks: tuple[AttackNam
         state=state.with_suffix(f".{accelerator.process_index}-of-{accelerator.num_processes}.state"),
         indices=share if accelerator.num_processes > 1 else None,
         name=f"{config.model.name} {method_name(config.method)}",
-        progress=accelerator.is_main_process,
+        progress=log.say if accelerator.is_main_process else False,
         device=accelerator.device,
     )
     result = merge(gather_object([part])) if accelerator.num_processes > 1 else part

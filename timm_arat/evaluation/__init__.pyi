@@ -8,6 +8,10 @@ from ._robustness import Robustness as Robustness
 from ._robustness import eps_text as eps_text
 from ._robustness import merge as merge
 from ._score import Score as Score
+from ._sweep import evaluate_threats as evaluate_threats
 from ._table import table as table
+from ._threats import Threat as Threat
+from ._threats import Threats as Threats
+from ._threats import threats_table as threats_table
 from .config import AttackName as AttackName
 from .config import EvaluationConfig as EvaluationConfig

@@ -2,11 +2,13 @@
 
 import sys
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
+from pathlib import Path
 
 from timm_arat.config import cli, read
 from timm_arat.data import DataConfig
 from timm_arat.evaluation._known import known
-from timm_arat.evaluation.config import ATTACK_NAMES, AttackName, EvaluationConfig
+from timm_arat.evaluation.config import ATTACK_NAMES, AttackName, EvaluationConfig, Norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +19,8 @@ class Options(EvaluationConfig):
         model: What timm.create_model takes (a name, hf-hub:ORG/NAME, local-dir:PATH), or a run's folder.
         data: The images. A run or a published checkpoint knows its own, and its threat; a word here replaces one field.
         attack: The strongest attack to run; the weaker ones run, too.
+        threats: Several threats in the place of one, eps by norm, such as "{linf: [2/255, 8/255], l2: [0.5]}"; the
+            strongest attack alone runs at each, into a JSON of its own with a picture of the curve.
         output: The JSON to write; results.json in a run's folder, else MODEL.results.json here. Another data set or
             threat than the model's or the file's goes into a file beside it, and so does a weaker result.
         device: Such as cuda or cpu; cuda if there is one.
@@ -26,6 +30,7 @@ class Options(EvaluationConfig):
     data: DataConfig = field(default_factory=lambda: DataConfig(name=""))  # none by default, see `main`
     attack: AttackName = "autoattack"
     attacks: tuple[AttackName, ...] = field(init=False)
+    threats: dict[Norm, tuple[float, ...]] = field(default_factory=dict)
     output: str | None = None
     device: str | None = None
 
@@ -50,6 +55,9 @@ def main() -> None:
             f"data.name: {options.model} is no run or checkpoint that knows its data: give --data.name, such as "
             "digits, torch/cifar10 or hfds/FOLDER"
         )
+    if options.threats:
+        _several(options)
+        return
     config = options.config.with_threat(own.norm or "linf", own.eps)  # type: ignore[arg-type]  # checked there
     assert config.norm and config.eps
     differences = own.differences(options.data, config.norm, config.eps)
@@ -72,6 +80,33 @@ def main() -> None:
     if written != output:
         print(f"{output} is kept: it has more images or attacks than this result")
     print(f"written to {written}")
+
+
+def _several(options: Options) -> None:
+    """Measure at several threats, which are all said on the command line."""
+    from timm_arat.evaluation import evaluate_threats, threats_table
+    from timm_arat.evaluation._place import beside
+    from timm_arat.evaluation._threats import draw
+
+    output = Path(options.output) if options.output else beside(options.model, "threats.json")
+    if output.exists():
+        raise ValueError(f"{output} is there: move it, or give --output for this result")
+    state = output.with_name(output.name + ".state")
+    try:
+        result = evaluate_threats(
+            options.model, options.data, options.threats, options.config, state=state, device=options.device
+        )
+    except KeyboardInterrupt:
+        print(f"\ninterrupted: the same command goes on from {state}")
+        raise
+    result.save(output)
+    state.unlink()
+    print(threats_table(result))
+    print(f"written to {output}")
+    if find_spec("matplotlib"):
+        picture = output.with_suffix(".png")
+        draw(result, picture)
+        print(f"a picture of it is {picture}")
 
 
 def _read(words: list[str]) -> Options:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from timm_arat.attacks import PGD, Perturbed
 from timm_arat.evaluation._autoattack import check_size, describe, standard_attacks
@@ -22,6 +21,7 @@ from timm_arat.evaluation._checks import check_model
 from timm_arat.evaluation._journal import Journal
 from timm_arat.evaluation._loop import Attack, Outcome, run_attacks
 from timm_arat.evaluation._model import device_of, fingerprint, frozen, open_model, with_logits
+from timm_arat.evaluation._progress import COST, PGD_STEPS, Progress
 from timm_arat.evaluation._robustness import Robustness
 from timm_arat.evaluation._score import Score
 from timm_arat.evaluation._selection import Data, Selection, select
@@ -30,19 +30,7 @@ from timm_arat.evaluation.config import EvaluationConfig
 from timm_arat.fold import folded
 from timm_arat.names import nearest
 
-PGD_STEPS = 20
 PACKAGES = ("torch", "timm", "timm_arat", "pyautoattack")
-# Forward passes an image, a backward pass counted as two, for the progress bar.
-COST = {
-    "clean": 1,
-    "fgsm": 4,
-    "pgd": 3 * PGD_STEPS + 1,
-    "unbounded": 3 * PGD_STEPS + 1,
-    "apgd-ce": 300,
-    "apgd-t": 2700,
-    "fab-t": 3600,
-    "square": 5000,
-}
 
 Stage = tuple[Tensor, dict[str, Attack]]  # positions in x, and the attacks to run there, one after another
 
@@ -56,7 +44,7 @@ def evaluate(
     indices: Iterable[int] | None = None,
     name: str | None = None,
     device: str | torch.device | None = None,
-    progress: bool = True,
+    progress: bool | Callable[[str], None] = True,
     command: str | None = None,
     **settings: Any,
 ) -> Robustness:
@@ -79,7 +67,7 @@ def evaluate(
         indices: Positions in the data set that this process evaluates, out of the chosen ones; see `merge`.
         name: What to call the model in the result.
         device: Where to put a model given by name (if not given, cuda where there is one); a module stays where it is.
-        progress: Show a progress bar; only on a terminal in any case.
+        progress: Show a progress bar on a terminal, and elsewhere a line a minute, or hand that line to this function.
         command: What the result keeps as its command; this process's own if not given.
         settings: Fields of `EvaluationConfig` by name, in the place of those of `config`: `eps=4 / 255`.
 
@@ -87,7 +75,7 @@ def evaluate(
         ValueError: a setting, model or data set cannot be used, or `state` belongs to another evaluation.
         TypeError: `settings` has a name that `EvaluationConfig` does not.
     """
-    config = _configured(config, settings)
+    config = configured(config, settings)
     assert config.norm is not None and config.eps is not None
     attacks, seed, batch_size, fast = config.attacks, config.seed, config.batch_size, config.fast
     pgd = PGD(norm=config.norm, eps=config.eps, steps=PGD_STEPS)
@@ -104,7 +92,7 @@ def evaluate(
         x = images.x[:batch_size].to(device_of(net))
         net = with_logits(net, x[:1])
         num_classes = check_model(net, x, images.y, gradients=bool({"pgd", "autoattack"} & set(attacks)))
-        stages: list[Stage] = [(torch.arange(len(images.x)), {"clean": _unchanged})]
+        stages: list[Stage] = [(torch.arange(len(images.x)), {"clean": unchanged})]
         ran: dict[str, str] = {}
         blind = 0.0
         if "pgd" in attacks:
@@ -132,7 +120,7 @@ def evaluate(
         journal = Journal(Path(state) if state else None, identity)
         run = partial(run_attacks, net, batch_size=batch_size, seed=seed, journal=journal)
         with folded(net, x[:1]) if fast else nullcontext():
-            measured = _measure(run, images, stages, num_classes, progress)
+            measured = _measure(run, net, images, stages, num_classes, progress)
     return Robustness(
         model=name or found_name,
         weights=str(identity["weights"]),
@@ -142,8 +130,8 @@ def evaluate(
         attacks=ran,
         seed=seed,
         batch_size=batch_size,
-        versions={"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
-        device=_device_name(device_of(net)),
+        versions=versions(),
+        device=device_name(device_of(net)),
         command=command or shlex.join(sys.argv),
         fast=fast,
         blind=blind,
@@ -151,7 +139,7 @@ def evaluate(
     )
 
 
-def _configured(config: EvaluationConfig | None, settings: dict[str, Any]) -> EvaluationConfig:
+def configured(config: EvaluationConfig | None, settings: dict[str, Any]) -> EvaluationConfig:
     """`config` with `settings` in it and a threat; TypeError for a setting that it does not have."""
     known = [field.name for field in fields(EvaluationConfig)]
     for name in settings.keys() - set(known):
@@ -160,7 +148,12 @@ def _configured(config: EvaluationConfig | None, settings: dict[str, Any]) -> Ev
 
 
 def _measure(
-    run: Callable[..., Outcome], images: Selection, stages: list[Stage], num_classes: int, progress: bool
+    run: Callable[..., Outcome],
+    net: nn.Module,
+    images: Selection,
+    stages: list[Stage],
+    num_classes: int,
+    show: bool | Callable[[str], None],
 ) -> dict[str, Any]:
     """The fields of a Robustness that take time: scores, zero_gradient and seconds. The first stage is clean."""
     right = torch.ones(len(images.x), dtype=torch.bool)
@@ -168,16 +161,10 @@ def _measure(
     seconds: dict[str, float] = {}
     zero_gradient: dict[str, int] = {}
     total = sum(len(which) * COST[each] for which, attacks in stages for each in attacks)
-    # disable=None: nothing is drawn into a pipe or a file.
-    with tqdm(total=total, disable=None if progress else True, unit="pass", unit_scale=True) as bar:
-
-        def advance(attack: str, done: int) -> None:
-            bar.set_description(attack, refresh=False)
-            bar.update(done * COST[attack])
-
+    with Progress(total, show).watching(net) as progress:
         for which, attacks in stages:
             y = images.y[which]
-            outcome = run(attacks, images.x[which], y, right[which], advance=advance)
+            outcome = run(attacks, images.x[which], y, right[which], advance=progress.advance)
             right = outcome.robust.get("clean", right)
             for each, robust in outcome.robust.items():
                 scores[each] = Score.of(images.positions[which].tolist(), robust.tolist(), y.tolist(), num_classes)
@@ -186,9 +173,14 @@ def _measure(
     return {"scores": scores, "seconds": seconds, "zero_gradient": zero_gradient.get("pgd", 0)}
 
 
-def _unchanged(x: Tensor, y: Tensor) -> Perturbed:
+def unchanged(x: Tensor, y: Tensor) -> Perturbed:
     return Perturbed(x, torch.zeros(len(x), dtype=torch.bool))
 
 
-def _device_name(device: torch.device) -> str:
+def versions() -> dict[str, str]:
+    """Of what a result depends on."""
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+
+
+def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"

@@ -37,7 +37,7 @@ def run_attacks(
     batch_size: int,
     seed: int,
     journal: Journal,
-    advance: Callable[[str, int], object] = lambda name, images: None,
+    advance: Callable[[str, int, bool], object] = lambda name, images, ran: None,
 ) -> Outcome:
     """Run the attacks; for AutoAttack's four, images and flags are bitwise those of the official package.
 
@@ -47,17 +47,21 @@ def run_attacks(
     Args:
         x, y: NxCxHxW in [0, 1] and N, on any device; batches move to the model's.
         right: N bool, the images to begin with.
-        advance: told an attack's name and the number of images it is done with, for a progress bar.
+        advance: told an attack's name, a number of images it is done with, and whether it attacked them.
     """
     robust, x_adv = right.clone(), x.clone()
     outcome = Outcome({}, {}, {}, x_adv)
     for name, attack in attacks.items():
         todo = robust.nonzero().flatten()
-        advance(name, len(x) - len(todo))
+        advance(name, len(x) - len(todo), False)
         records = []
+        attacked: set[int] = set()  # batches; the others come from the journal
         for number, batch in enumerate(todo.split(batch_size) if len(todo) else ()):
 
-            def run(attack: Attack = attack, batch: Tensor = batch) -> Record:
+            def run(
+                attack: Attack = attack, batch: Tensor = batch, number: int = number, attacked: set[int] = attacked
+            ) -> Record:
+                attacked.add(number)
                 torch.manual_seed(seed)
                 begin = time.perf_counter()
                 found, broken, zero_gradient = _attack_batch(attack, model, x[batch], y[batch])
@@ -67,7 +71,7 @@ def run_attacks(
 
             records.append(journal.get_or_run(name, number, run))
             robust[records[-1]["broken"]] = False
-            advance(name, len(batch))
+            advance(name, len(batch), number in attacked)
         outcome.robust[name] = robust.clone()
         outcome.zero_gradient[name] = sum(record["zero_gradient"] for record in records)
         outcome.seconds[name] = round(sum(record["seconds"] for record in records), 3)

@@ -16,7 +16,7 @@ def place(model: str, data: DataConfig, norm: str, eps: float, *, output: str | 
     Raises:
         ValueError: the file there is no result.
     """
-    path = Path(output) if output else _default(model)
+    path = Path(output) if output else beside(model, "results.json")
     old = load_old(path)
     name = data.root if data.name == "folder" and data.root else data.name
     if old is not None and (old.data.name, old.norm) == (name, norm) and abs(old.eps - eps) < 1e-9:
@@ -55,7 +55,8 @@ def _is_stronger(old: Robustness, new: Robustness) -> bool:
     return any(before and (after is None or before.n > after.n) for before, after in pairs)
 
 
-def _default(model: str) -> Path:
+def beside(model: str, name: str) -> Path:
+    """`name` in a run's folder, or MODEL.name here."""
     if Path(model).is_dir():
-        return Path(model) / "results.json"
-    return Path(re.sub(r"[^\w.-]+", "_", model) + ".results.json")
+        return Path(model) / name
+    return Path(re.sub(r"[^\w.-]+", "_", model) + f".{name}")

@@ -1,7 +1,6 @@
 """The result of an evaluation, and its JSON."""
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any
 from timm_arat.evaluation._autoattack import ATTACKS
 from timm_arat.evaluation._masking import masking_warnings
 from timm_arat.evaluation._score import Score
+from timm_arat.files import write_atomically
 from timm_arat.models._json import read_json
 
 FORMAT = "timm_arat.robustness/1"
@@ -119,13 +119,9 @@ class Robustness:
 
     def save(self, path: str | Path) -> None:
         """Write the JSON; an interrupted write leaves what was there before."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(path.name + ".part")
         text = json.dumps(self.to_json(), indent=1)
         one_line = re.sub(r"\[[\d\s,.+e-]*\]", lambda numbers: " ".join(numbers.group().split()), text)
-        aside.write_text(one_line + "\n", encoding="utf-8")
-        os.replace(aside, path)
+        write_atomically(Path(path), lambda aside: aside.write_text(one_line + "\n", encoding="utf-8"))
 
     @staticmethod
     def load(path: str | Path) -> "Robustness":
