@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import timm_arat
+from timm_arat.hub import _assemble
 from timm_arat.hub._assemble import check_run
-from timm_arat.hub._files import files
+from timm_arat.hub._files import TWIN, files
 from timm_arat.hub._publish import check
 from timm_arat.norm import norm_branch
 
@@ -59,7 +61,8 @@ def run(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def assembled(run, tmp_path_factory) -> Path:
     cards = tmp_path_factory.mktemp("cards")
-    done = python("recipes/publish.py", run, "--repo-id", REPO, "--cards", cards, "--images", 20, "--dry-run", *DATASET)
+    options = ("--repo-id", REPO, "--cards", cards, "--images", 20, "--twin", run, "--dry-run", *DATASET)
+    done = python("recipes/publish.py", run, *options)
     assert done.returncode == 0 and "nothing was sent" in done.stdout, said(done)
     return cards / REPO.partition("/")[2]
 
@@ -306,6 +309,25 @@ def test_the_card_says_what_the_json_says(folder):
     assert [point["mix"] for point in curves["mix"]] == [0, 0.25, 0.5, 0.75, 1]
     assert "The dial between clean and robust accuracy" in text and (folder / "mix.png").stat().st_size > 5000
     assert str(folder.parent) not in text
+    # Its own twin: the same numbers twice, and no difference.
+    assert f"| clean (n=20) | {100 * results.clean.accuracy:.1f} | {100 * results.clean.accuracy:.1f} | +0.0%" in text
+    assert re.search(r"1 epoch, seed 0, \d+ seconds, 0.0 core hours, on", text)
+    assert "![Accuracy on held-out images by epoch](training.png)" in text
+    assert (folder / "training.png").stat().st_size > 5000
+
+
+def test_a_twin_is_of_the_same_backbone_and_measured_on_the_same_images(run, folder, monkeypatch):
+    results = timm_arat.Robustness.load(run / "results.json")
+    (folder / TWIN).unlink()
+    without = replace(results, scores={name: results.scores[name] for name in ("clean", "fgsm", "pgd", "unbounded")})
+    monkeypatch.setattr(_assemble, "check_run", lambda twin: without)
+    with pytest.raises(ValueError, match="shares no AutoAttack result with this model"):
+        _assemble._write_twin(run, folder, results)
+    config = json.loads((folder / "config.json").read_text()) | {"architecture": "resnet18"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="is of resnet20_cifar and this model resnet18: a twin has the same backbone"):
+        _assemble._write_twin(run, folder, results)
+    assert not (folder / TWIN).exists()
 
 
 def test_a_mix_is_another_model_and_is_measured_as_such(run, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import timm
 
 import timm_arat  # noqa: F401  # registers
+from benchmarks import zoo
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -33,13 +34,18 @@ def test_every_recipe_of_the_readme_exists():
     assert named and named <= {path.stem for path in (ROOT / "recipes").glob("*.yaml")} | {"my"}
 
 
-def test_the_table_of_names_says_which_have_weights():
-    rows = re.findall(r"^\| (`\w+_arat`.*?) \| (`.*?`) \| (.*?) \|$", README, re.MULTILINE)
-    said = {f"{name}.{tag}": weights for names, tags, weights in rows for name in _words(names) for tag in _words(tags)}
-    exist = set(timm.list_pretrained("*_arat*"))
-    assert exist == {name for name, weights in said.items() if weights != "not published yet"}
-    assert {name.split(".")[0] for name in said} == set(timm.list_models("*_arat"))
+def test_every_name_has_weights_or_is_said_not_to():
+    there = set(re.findall(r"^\| \[`(\S+?)`\]", README, re.MULTILINE))
+    assert there == set(timm.list_pretrained("*_arat*"))
+    paragraph = re.search(r"Not trained yet:(.*?)\n[A-Z]", README, re.DOTALL)
+    untrained = set(re.findall(r"`(\w+_arat)`", paragraph[1]))
+    assert untrained.isdisjoint({name.partition(".")[0] for name in there})
+    assert untrained | {name.partition(".")[0] for name in there} == set(timm.list_models("*_arat"))
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"`(\w+)`", text)
+def test_the_zoos_pages_are_what_its_json_gives():
+    found = zoo.entries()
+    for document, lines in ((ROOT / "docs/zoo.md", zoo.page(found)), (ROOT / "README.md", zoo.readme(found))):
+        assert "\n".join(["<!-- zoo:begin -->", "", *lines, "", "<!-- zoo:end -->"]) in document.read_text(), (
+            f"{document.name} is out of step: python -m benchmarks.zoo"
+        )

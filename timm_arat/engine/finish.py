@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
 from torch import nn
 
@@ -29,7 +30,7 @@ def finish(session: Session, log: Log) -> Robustness:
     chosen = _load(session, folder / "weights" / "best.safetensors")
     if accelerator.is_main_process:
         names = session.data.class_names
-        facts: dict[str, Any] = {"training": _facts(config) | _averaged(config, log)}
+        facts: dict[str, Any] = {"training": _facts(session) | _averaged(config, log)}
         if names != tuple(map(str, range(len(names)))):
             facts["label_names"] = list(names)
         export(chosen, folder / "model", model_args=config.model.kwargs, **facts)
@@ -100,11 +101,15 @@ def _averaged(config: TrainConfig, log: Log) -> dict[str, object]:
     return {"average": config.average.kind, "averaged_updates": row["averaged_updates"]}
 
 
-def _facts(config: TrainConfig) -> dict[str, object]:
-    """What config.json says of the training."""
+def _facts(session: Session) -> dict[str, object]:
+    """What config.json says of the training; the last three tell, with its time, what it cost."""
+    config, accelerator = session.config, session.accelerator
     return {
         "method": method_name(config.method),
         "data": config.data.name,
         "epochs": config.epochs,
         "seed": config.seed,
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "device": accelerator.device.type,
     }

@@ -85,8 +85,7 @@ def evaluate_threats(
             run_attacks, net, x=images.x, y=images.y, batch_size=config.batch_size, seed=config.seed, journal=journal
         )
         parts = ATTACKS if attack == "autoattack" else ("pgd",)
-        norms = {each.norm for each in ordered}
-        most = len(images.x) * (1 + len(norms) * sum(COST[part] for part in parts))
+        most = len(images.x) * (1 + len(ordered) * sum(COST[part] for part in parts))
         with (
             folded(net, x[:1]) if config.fast else nullcontext(),
             Progress(most, progress).watching(net) as shown,

@@ -21,6 +21,7 @@ class Options:
         dataset_id: The data set on the Hub, such as uoft-cs/cifar10.
         dataset_note: A sentence about the data for the card.
         images: Test images behind the curves and the dial.
+        twin: The run of the same backbone on the same data by another method, with which the card compares.
         private: Make a new repository private.
         create_pr: Propose a pull request instead of writing to the main branch.
         tag: Version to tag; the next of v1, v2, ... if not given.
@@ -36,6 +37,7 @@ class Options:
     dataset_id: str | None = None
     dataset_note: str | None = None
     images: int = 1000
+    twin: str | None = None
     private: bool = False
     create_pr: bool = False
     tag: str | None = None
@@ -73,7 +75,9 @@ def main() -> None:
             )
             if value
         }
-        assemble(source, folder, options.repo_id, mix=options.mix, dataset=dataset, images=options.images)
+        assemble(
+            source, folder, options.repo_id, mix=options.mix, dataset=dataset, images=options.images, twin=options.twin
+        )
         print(f"assembled {folder}: {', '.join(files(folder))}", flush=True)
     elif options.mix:
         raise ValueError(f"--mix belongs to a run: {source} is assembled already")

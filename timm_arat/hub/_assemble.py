@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..data import Data, DataConfig, load, subset, tensors
-from ..evaluation import Robustness, evaluate
+from ..evaluation import Robustness, compare, evaluate
 from ..models._json import read_config
 from ..models._weights import AUX_NORM, RECORD, WEIGHTS
 from . import _curves
 from ._agree import check_images, check_run, settings_of
 from ._card import render
 from ._export import export
-from ._files import check_free, check_plain, files, move_into
+from ._files import TWIN, check_free, check_plain, files, move_into
 from ._pictures import draw
 from ._public import check_public, public, public_command, public_lines, public_results, public_tree, public_yaml
 
@@ -30,6 +30,7 @@ def assemble(
     mix: float = 0.0,
     dataset: dict[str, str] | None = None,
     images: int = CURVE_IMAGES,
+    twin: str | Path | None = None,
 ) -> Path:
     """Put together in `folder` what the repository `repo_id` will hold, from the finished run in `run`.
 
@@ -45,6 +46,7 @@ def assemble(
             so it is evaluated here with the settings of the run's results, AutoAttack included.
         dataset: `name` for people, `id` on the Hub, `note`, where the run's own name of its data does not say it.
         images: Stratified test images for the curves.
+        twin: Another run's folder, of the same backbone on the same data by another method: the card compares the two.
 
     Raises:
         ValueError: `folder` holds something else; the run is not finished or not evaluated; its results are of other
@@ -75,6 +77,8 @@ def assemble(
         results = public_results(results)
         results.save(aside / "results.json")
         _write_recipe(run, aside)
+        if twin:
+            _write_twin(Path(twin), aside, results)
         _write_measured(aside, config, results, found, images)
         write_card(aside, repo_id)
         check_public(aside, files(aside), (Path.home(), Path.cwd(), run.resolve(), folder.parent.resolve()))
@@ -102,6 +106,16 @@ def _write_recipe(run: Path, folder: Path) -> None:
     (folder / "summary.jsonl").write_text(public_lines((run / "summary.jsonl").read_text()))
     command = check_plain(run, "command.txt").read_text().splitlines()[0]
     (folder / "command.txt").write_text(f"accelerate launch {public_command(command)}\n")
+
+
+def _write_twin(run: Path, folder: Path, results: Robustness) -> None:
+    twin = public_results(check_run(run))
+    ours, theirs = (read_config(each / "config.json")["architecture"] for each in (folder, run / "model"))
+    if ours != theirs:
+        raise ValueError(f"{run} is of {theirs} and this model {ours}: a twin has the same backbone")
+    if "autoattack" not in compare(results, twin):  # and it refuses other images or another threat
+        raise ValueError(f"{run} shares no AutoAttack result with this model: evaluate both with AutoAttack")
+    twin.save(folder / TWIN)
 
 
 def _write_measured(folder: Path, config: dict[str, Any], results: Robustness, found: Data, images: int) -> None:

@@ -9,11 +9,12 @@ import timm
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
-from ..evaluation import Robustness, Score, eps_text
+from ..evaluation import Paired, Robustness, Score, compare, eps_text
 from ..models._json import read_config, read_json
 from ..models._weights import AUX_NORM, CARDS
 from ._curves import Curves
 from ._escape import fenced, inline
+from ._files import TWIN
 
 README = "README.md"
 EVAL_RESULTS = ".eval_results/timm_arat.yaml"
@@ -78,13 +79,34 @@ def _facts(folder: Path, config: dict[str, Any], results: Robustness, curves: Cu
         "num_classes": config["num_classes"],
         "has_aux": (folder / AUX_NORM).exists(),
         "n_thorough": results.autoattack.n if results.autoattack else 0,
-        "rivals": rivals.get(f"{threat} {(dataset.get('id') or '').rpartition('/')[2]}", []),
+        "rivals": rivals.get(folder.name.partition(".")[2]),
+        "twin": _twin(folder, results),
+        "curve": (folder / "training.png").exists(),
         "mix": [{"mix": f"{mix:g}", "clean": _half(point.clean), "pgd": _half(point.pgd)} for mix, point in curves.mix],
         "mix_here": f"{config.get('mix', 0):g}",
         "mix_n": curves.mix[0][1].pgd.n if curves.mix and curves.mix[0][1].pgd else 0,
-        "training": f"{training['epochs']} epochs, seed {training['seed']}, {_duration(seconds)} on {device}.",
+        "training": f"{_cost(training, seconds)} on {device}.",
         "command": fenced((folder / "command.txt").read_text().strip(), "bash"),
     }
+
+
+def _twin(folder: Path, results: Robustness) -> dict[str, Any] | None:
+    """The same backbone by another method, paired with `results` on the same images."""
+    if not (folder / TWIN).exists():
+        return None
+    twin = Robustness.load(folder / TWIN)
+    pairs = compare(results, twin)
+    names = {"clean": "clean", "pgd": "PGD-20", "autoattack": "AutoAttack"}
+    rows = [
+        {
+            "name": f"{names[key]} (n={pair.n})",
+            "ours": _percent(getattr(results, key).accuracy),
+            "theirs": _percent(getattr(twin, key).accuracy),
+            "paired": _paired(pair),
+        }
+        for key, pair in pairs.items()
+    ]
+    return {"model": inline(twin.model), "rows": rows}
 
 
 def _model_index(results: Robustness, dataset: dict[str, Any]) -> list[EvalResult]:
@@ -144,8 +166,19 @@ def _slug(name: str) -> str:
     return "/".join(filter(None, parts)) or "unknown"
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+def _paired(pair: Paired) -> str:
+    low, high = pair.interval
+    return f"{pair.difference:+.1%} ({low:+.1%} to {high:+.1%}), p = {pair.p_value:.2g}"
+
+
+def _cost(training: dict[str, Any], seconds: float) -> str:
+    """Epochs, seed, time by the clock, and what it took of the machine where the run noted that."""
+    took = f"{training['epochs']} epoch{'s' * (training['epochs'] > 1)}, seed {training['seed']}, "
+    took += f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+    if "threads" not in training:
+        return took
+    hours = seconds / 3600 * training["processes"] * (1 if training["device"] != "cpu" else training["threads"])
+    return f"{took}, {hours:.1f} {'core' if training['device'] == 'cpu' else 'GPU'} hours,"
 
 
 def _percent(share: float) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from ..models._json import read_json
 from ..models._weights import AUX_NORM, RECORD, WEIGHTS
 
+TWIN = "twin.results.json"  # of the same backbone by another method
 NAMES = (
     ".eval_results/timm_arat.yaml",
     "README.md",
@@ -20,7 +21,9 @@ NAMES = (
     WEIGHTS,
     "results.json",
     "summary.jsonl",
+    "training.png",
     "training.yaml",
+    TWIN,
 )
 MARK = ("config.json", "curves.json", "results.json")  # a repository with these was written by us
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..attacks import PGD
 from ..evaluation import Robustness, eps_text
+from ..files import read_rows
 from ..models import create
 from ..pixels import in_pixels
 from ._curves import Curves, points
@@ -17,7 +18,7 @@ LETTERS = 24  # of a class's name
 
 
 def draw(folder: Path, results: Robustness, curves: Curves, images: tuple[Tensor, Tensor], labels: list[str]) -> None:
-    """Write eps.png, classes.png, examples.png and, with two branches, mix.png into `folder`.
+    """Write eps.png, classes.png, examples.png, with two branches mix.png, and with validation training.png.
 
     images: x, Nx3xHxW (or Nx1xHxW) in [0, 1], and y, N; of them the grid shows the first that are classified rightly,
             or the first where none is.
@@ -29,6 +30,9 @@ def draw(folder: Path, results: Robustness, curves: Curves, images: tuple[Tensor
     _examples(folder / "examples.png", model, images, results, labels)
     if curves.mix:
         _figure(folder / "mix.png", (5, 3.4), lambda axis: _mix(axis, curves))
+    epochs = [row for row in read_rows(folder / "summary.jsonl") if "val_clean" in row]
+    if epochs:
+        _figure(folder / "training.png", (5, 3.4), lambda axis: _training(axis, epochs))
 
 
 def _figure(path: Path, size: tuple[float, float], draw_on: Any) -> None:
@@ -103,6 +107,15 @@ def _classes(axis: Any, results: Robustness, labels: list[str]) -> None:
     )
 
 
+def _training(axis: Any, epochs: list[dict[str, Any]]) -> None:
+    for key, label in (("val_clean", "clean"), ("val_robust", "under PGD")):
+        axis.plot([row["epoch"] for row in epochs], [100 * row[key] for row in epochs], marker=".", label=label)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("accuracy on held-out images in %")
+    axis.set_ylim(0, 100)
+    axis.legend()
+
+
 def _mix(axis: Any, curves: Curves) -> None:
     clean = [100 * r.clean.accuracy for _, r in curves.mix if r.clean]
     robust = [100 * r.pgd.accuracy for _, r in curves.mix if r.pgd]
@@ -141,7 +154,7 @@ def _examples(
     axes = figure.subplots(len(rows), len(x), squeeze=False)
     for axis_row, (title, pictures, predicted) in zip(axes, rows, strict=True):
         for column, (axis, picture) in enumerate(zip(axis_row, pictures, strict=True)):
-            axis.imshow(picture.permute(1, 2, 0).squeeze(-1).clamp(0, 1), cmap="gray", vmin=0, vmax=1)
+            axis.imshow(picture.permute(1, 2, 0).squeeze(-1).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
             axis.set_xticks([])
             axis.set_yticks([])
             if predicted is not None:
