@@ -176,6 +176,15 @@ def test_another_name_on_the_command_line_drops_what_belonged_to_the_old_one_and
     assert run("--config", recipe, "--model.name", "vit").model.kwargs == {"layers": [1, 1]}, "belongs to nothing here"
 
 
+def test_what_belongs_to_a_variant_goes_with_its_name(recipe, capsys):
+    """As a teacher's section goes with the method that learns from it."""
+    belongings = {"method.name": ("model",)}
+    config = run("--config", recipe, "--method.name", "madry", belongings=belongings)
+    assert config.model == Model() and config.method == Madry()
+    assert "method.weight" in (said := capsys.readouterr().err) and "model.kwargs" in said
+    assert run("--config", recipe, "--method.name", "arat", belongings=belongings).model.kwargs == {"layers": [1, 1]}
+
+
 @pytest.mark.parametrize(
     "words", [("--method.name", "arat"), ("--model.name", "resnet18"), ("--optim.lr", "1")], ids=str
 )

@@ -470,3 +470,12 @@ def test_frozen_norms_normalise_by_their_statistics_in_training():
 def test_freezing_what_is_not_there_is_an_error():
     with pytest.raises(ValueError, match="ResNetCifar has no BatchNorm in its aux branch to freeze"):
         Madry(backbone(), attack=ATTACK).freeze_norms(("aux",))
+
+
+def test_a_targeted_attack_is_refused_in_training():
+    """It would walk towards the label, so that training images get easier."""
+    with pytest.raises(ValueError, match=r"attack.targeted: .*leave it out"):
+        Madry(backbone(), attack=PGD(targeted=True))
+    method = Madry(backbone(), attack=ATTACK)
+    with pytest.raises(ValueError, match=r"attack.targeted"):
+        method.perturb(*batch(), attack=PGD(targeted=True))

@@ -19,8 +19,9 @@ from timm_arat.engine.companions import Batch
 from timm_arat.engine.companions.warm_start import WarmStart
 from timm_arat.engine.config import TrainConfig
 from timm_arat.engine.loop import Interrupted, Loop
+from timm_arat.engine.signals import Signals
 from timm_arat.engine.train import train
-from timm_arat.methods import ARATConfig, MadryConfig, Method, StandardConfig, TRADESConfig
+from timm_arat.methods import ARATConfig, DAJATConfig, MadryConfig, Method, StandardConfig, TRADESConfig
 
 DATA = replace(helpers_engine.DATA, crop="pad4", hflip=0.5)
 EPS = helpers_engine.EPS
@@ -278,7 +279,8 @@ def test_a_run_killed_in_an_epoch_resumes_to_the_same_weights(tmp_path, monkeypa
 
 
 def test_a_run_whose_perturbations_are_gone_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(Loop, "_agreed", lambda self, *wishes: [False, self.session.images.epoch == 0])
+    monkeypatch.setattr(Signals, "came", True, raising=False)  # as if Ctrl-C came before the first step
+    monkeypatch.setattr(Signals, "__init__", lambda self: setattr(self, "_before", {}))
     with pytest.raises(Interrupted):
         train(tiny(tmp_path))
     monkeypatch.undo()
@@ -295,6 +297,7 @@ def test_a_run_whose_perturbations_are_gone_says_what_to_do(tmp_path, monkeypatc
         ({"method": StandardConfig()}, "standard has no attack"),
         ({"method": ARATConfig(noisy_clean=True)}, "noisy_clean"),
         ({"twin": ARATConfig(noisy_clean=True)}, "noisy_clean"),
+        ({"method": DAJATConfig(views=1)}, "set method.views=0"),
     ],
 )
 def test_what_cannot_be_warm_started_is_refused(tmp_path, changes, message):

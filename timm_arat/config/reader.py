@@ -60,10 +60,11 @@ def read(
 
     groups = variants_of(root, variants)
     table = options(root, skip=variants)
-    owned = {**belongings, **{group.name_key: (group.field,) for group in groups}}
-    defaults = {key: table[key].default for key in belongings} | {
-        group.name_key: group.default_name for group in groups
-    }
+    owned = {**belongings}
+    defaults = {key: table[key].default for key in belongings if key in table}
+    for group in groups:
+        owned[group.name_key] = (group.field, *belongings.get(group.name_key, ()))
+        defaults[group.name_key] = group.default_name
     settings: list[Setting] = []
     if config is not None:
         tables = [table, *(group.options(name) for group in groups for name in group.classes)]

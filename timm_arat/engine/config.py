@@ -211,4 +211,5 @@ BELONGINGS = {
     ),
     "model.name": ("model.kwargs", "model.init", "model.pretrained", "model.freeze_norms"),
     "teacher.name": ("teacher.kwargs", "teacher.pretrained"),
+    "method.name": ("teacher",),
 }  # fmt: skip

@@ -70,7 +70,7 @@ class Method(nn.Module):
         needs_clean_accuracy: `set_clean_accuracy` wants the clean training accuracy before each epoch.
 
     Raises:
-        ValueError: a teacher is missing, or one is given that these settings have no use for.
+        ValueError: a teacher is missing, or one is given that these settings have no use for; a targeted attack.
     """
 
     Config: ClassVar[Callable[..., Any]]
@@ -92,7 +92,7 @@ class Method(nn.Module):
         self.network = in_pixels(model)
         self.config = replace(config or self.Config(), **settings)
         self._check_teacher(teacher)
-        self.attack = attack or PGD()
+        self.attack = _untargeted(attack or PGD())
         self.frozen_norms: list[nn.Module] = []
         self._plan = Plan()
 
@@ -129,13 +129,13 @@ class Method(nn.Module):
             ValueError: images outside [0, 1], or labels or a start that do not fit them.
         """
         check(x, y, start)
-        attack = attack or self.attack
+        attack = _untargeted(attack or self.attack)
         with ready(self.network, attack, x, self._plan):
             return x, climb(attack, self.network, x, self.objective(x, y), start).x_adv
 
     def objective(self, x: Tensor, y: Tensor) -> Objective:
         """What the attack climbs: logits NxK to one loss per image. Called when the network is ready for the attack."""
-        return CrossEntropy(y, self.attack.targeted)
+        return CrossEntropy(y)
 
     def terms(self, x: Tensor, y: Tensor, x_adv: Tensor) -> Terms:
         """Every term of the loss with its graph, for whoever wants the gradients of single terms.
@@ -226,6 +226,15 @@ class Frozen:
 
     def __deepcopy__(self, memo: Any) -> "Frozen":
         return self
+
+
+def _untargeted(attack: PGD) -> PGD:
+    if attack.targeted:
+        raise ValueError(
+            "attack.targeted: the labels of a training batch are the classes to leave; a targeted attack would make "
+            "its images easier; leave it out"
+        )
+    return attack
 
 
 def precise(t: Tensor) -> Tensor:

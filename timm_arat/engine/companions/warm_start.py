@@ -61,6 +61,8 @@ class WarmStart(Companion):
             raise ValueError(f"warm_start: {name} has no attack to start; leave it out")
         if any(getattr(method, "noisy_clean", False) for method in (config.method, config.twin)):
             raise ValueError("warm_start: noisy_clean attacks from the centre of its ball; leave one of the two out")
+        if any(getattr(method, "views", 0) for method in (config.method, config.twin)):
+            raise ValueError("warm_start: dajat's views have no place in the image to start from; set method.views=0")
         if reason := why_no_grid(config.data.transform, config.data.mixup, config.data.crop):
             raise ValueError(f"warm_start: {reason}; or leave warm_start out")
 
