@@ -1,75 +1,14 @@
-"""Files of others, torn, mutated or hostile: a ValueError that names the file and the field, and nothing else."""
+"""Files of others out of bounds: a ValueError that names the file and the field. test_fuzz.py tries at random."""
 
 import json
-import struct
-from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from timm_arat.models import _weights
 from timm_arat.models._json import MAX_DEPTH, read_config, read_json
-from timm_arat.models._safetensors import shapes
 
 CARD = _weights.CARDS / "resnet20_cifar_arat.cifar10_linf8"
 CONFIG = json.loads((CARD / "config.json").read_text())
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
-trees = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
-)
-FIELDS = [(name,) for name in CONFIG] + [("pretrained_cfg", name) for name in CONFIG["pretrained_cfg"]]
-FIELDS += [("model_args", name) for name in ("layers", "channels", "checkpoint_path", "num_classes", "drop_rate")]
-fuzzed = settings(
-    max_examples=500, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
-
-
-def read_or_refuse(read: Any, path: Path, content: bytes) -> Any:
-    """What `read` gives for a file of this content; anything but a ValueError that names the file is a failure."""
-    path.write_bytes(content)
-    try:
-        return read(path)
-    except ValueError as error:
-        assert str(path) in str(error) and "\n" not in str(error)[:40]
-        return None
-
-
-@fuzzed
-@given(field=st.sampled_from(FIELDS), value=trees)
-def test_a_config_with_a_field_of_anything(tmp_path_factory, field, value):
-    config = json.loads(json.dumps(CONFIG))
-    place = config
-    for name in field[:-1]:
-        place = place[name]
-    place[field[-1]] = value
-    path = tmp_path_factory.getbasetemp() / "config.json"
-    found = read_or_refuse(read_config, path, json.dumps(config).encode())
-    assert found is None or found["architecture"].isidentifier()
-
-
-@fuzzed
-@given(start=st.integers(0, 30_000), length=st.integers(0, 30), put=st.binary(max_size=30), kind=st.sampled_from("cr"))
-def test_torn_and_overwritten_json(tmp_path_factory, start, length, put, kind):
-    name, read = {"c": ("config.json", read_config), "r": ("results.json", read_json)}[kind]
-    whole = (CARD / name).read_bytes()
-    start %= len(whole)
-    content = whole[:start] + put + (whole[start + length :] if length else b"")
-    read_or_refuse(read, tmp_path_factory.getbasetemp() / name, content)
-
-
-@fuzzed
-@given(
-    header=trees | st.dictionaries(st.text(max_size=5), trees),
-    extra=st.binary(max_size=40),
-    size=st.integers(0, 2**64 - 1),
-)
-def test_safetensors_headers(tmp_path_factory, header, extra, size):
-    text = json.dumps(header).encode()
-    path = tmp_path_factory.getbasetemp() / "model.safetensors"
-    read_or_refuse(shapes, path, struct.pack("<Q", len(text)) + text + extra)
-    assert read_or_refuse(shapes, path, struct.pack("<Q", size) + text + extra) is None or size == len(text)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,8 @@ def load(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, with `5e-4` a number. ValueError, naming the file, if it is not one."""
     try:
         tree = get_loader("yaml")(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
+    # Besides YAML's own errors, the loaders fail on odd documents as Python does: a lone `?`, a date of no calendar.
+    except (YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a YAML file: {error}") from error
     if tree is None:
         return {}

@@ -112,11 +112,16 @@ register_type(_Number, float, _number, type_check=lambda value, _: isinstance(va
 def _checked(hint: Any, value: Any, parse: Callable[[ArgumentParser], Any]) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=_with_fractions(hint))
+    example = " (such as 0.5, 5e-4 or 8/255)" if hint is float else ""
+    wanted = f"got {value!r}, wanted {describe(hint)}{example}"
     try:
-        return parse(parser)["value"]
+        found = parse(parser)["value"]
     except ArgumentError as error:
-        example = " (such as 0.5, 5e-4 or 8/255)" if hint is float else ""
-        raise ValueError(f"got {value!r}, wanted {describe(hint)}{example}") from error
+        raise ValueError(wanted) from error
+    # To the parser null is "not given", of whatever type.
+    if found is None and hint is not Any and type(None) not in get_args(hint):
+        raise ValueError(wanted)
+    return found
 
 
 def _with_fractions(hint: Any) -> Any:

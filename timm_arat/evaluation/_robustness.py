@@ -1,11 +1,13 @@
 """The result of an evaluation, and its JSON."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from timm_arat.evaluation._autoattack import ATTACKS
 from timm_arat.evaluation._masking import masking_warnings
@@ -115,7 +117,10 @@ class Robustness:
             data["autoattack_images"] = data.pop("limit")
         kept["data"] = ImageSet(**data)
         zero_gradient = plain.get("pgd", {}).get("zero_gradient", 0)
-        return Robustness(scores=scores, norm=threat["norm"], eps=threat["eps"], zero_gradient=zero_gradient, **kept)
+        found = Robustness(scores=scores, norm=threat["norm"], eps=threat["eps"], zero_gradient=zero_gradient, **kept)
+        for what in (found, found.data):
+            _check_types(what)
+        return found
 
     def save(self, path: str | Path) -> None:
         """Write the JSON; an interrupted write leaves what was there before."""
@@ -130,6 +135,27 @@ class Robustness:
             return Robustness.from_json(read_json(path))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path} is not a result of timm_arat.evaluate ({error}): evaluate again") from error
+
+
+def _check_types(what: Any) -> None:
+    """ValueError for a field of another type than the dataclass says, or a number that is none."""
+    for name, hint in get_type_hints(type(what)).items():
+        value = getattr(what, name)
+        kind, parts = get_origin(hint) or hint, get_args(hint)
+        if kind is dict:
+            right = isinstance(value, dict) and all(_is(each, parts[1]) for each in value.values())
+        elif kind is UnionType:
+            right = any(_is(value, part) for part in parts)
+        else:
+            right = _is(value, kind)
+        if not right:
+            raise ValueError(f"{name} is {str(value)[:40]!r}, wanted {getattr(hint, '__name__', hint)}")
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
 
 
 def eps_text(eps: float) -> str:
