@@ -17,10 +17,11 @@ from helpers_engine import DATA, fresh_accelerate, tiny  # noqa: F401  # a fixtu
 from timm_arat import PGD
 from timm_arat.compare.config import read_comparison, runs_of
 from timm_arat.compare.plot import frontier
-from timm_arat.compare.prediction import Passes, load
+from timm_arat.compare.prediction import load
 from timm_arat.compare.table import Line, Outcome, against, as_csv, as_json, markdown
 from timm_arat.config import comparisons
 from timm_arat.engine.config import AWPConfig
+from timm_arat.engine.costs import Passes
 from timm_arat.evaluation import Robustness, compare
 from timm_arat.methods import ARATConfig, MadryConfig, TRADESConfig
 
@@ -115,11 +116,11 @@ def test_two_rows_and_two_seeds_go_on_after_a_kill_and_past_a_failure(file, tmp_
 )
 @pytest.mark.usefixtures("fresh_accelerate")
 def test_passes_are_those_counted_by_hand(change, forward, backward, tmp_path):
-    from timm_arat.compare.predict import predict
     from timm_arat.data import load as load_data
+    from timm_arat.engine.forecast import forecast
 
     config = tiny(tmp_path, **{"attack": PGD(eps=0.1, steps=3), **change})
-    found = predict(config, load_data(DATA, input_size=(1, 8, 8)))
+    found = forecast(config, load_data(DATA, input_size=(1, 8, 8)))
     assert (found.passes.forward, found.passes.backward) == (forward, backward)
     assert found.passes.cost == forward + 2 * backward and found.training > 0
 

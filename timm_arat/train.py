@@ -1,5 +1,6 @@
 """Train a timm backbone robustly: `accelerate launch recipes/train.py`, or `accelerate launch -m timm_arat.train`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -8,18 +9,21 @@ from .config import cli, is_main_process, read
 
 @cli
 def main() -> None:
-    """Read the configuration, train, and print what came out as a table."""
+    """Read the configuration, train, and print what came out as a table; with `--dry-run` say what it will cost."""
     from .engine.config import BELONGINGS, VARIANTS, TrainConfig
 
+    words = sys.argv[1:]
+    dry = any(word in ("--dry-run", "--dry_run") for word in words)
     config = read(
         TrainConfig,
-        _resumed(sys.argv[1:]),
+        _resumed([word for word in words if word not in ("--dry-run", "--dry_run")]),
         variants=VARIANTS,
         belongings=BELONGINGS,
         default="digits",
         default_is_of="data.name",
         prog="accelerate launch recipes/train.py",
-        description="Train a timm backbone robustly, evaluate it and export it as a plain timm model.",
+        description="Train a timm backbone robustly, evaluate it and export it as a plain timm model. --dry-run says "
+        "what it will cost, by a few steps, and trains nothing.",
     )
     if is_main_process():
         print(f"training {config.model.name} on {config.data.name}: loading torch and timm", flush=True)
@@ -27,6 +31,13 @@ def main() -> None:
     from .engine.train import train
     from .evaluation import table
 
+    if dry:
+        from .engine.forecast import forecast
+
+        found = forecast(config)
+        if is_main_process():
+            print("\n".join(found.lines(int(os.environ.get("WORLD_SIZE", 1)))), flush=True)
+        return
     try:
         results = train(config)
     except Interrupted as stop:

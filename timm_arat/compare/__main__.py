@@ -10,6 +10,7 @@ import yaml
 from timm_arat.compare.config import Comparison, Run, read_comparison, runs_of
 from timm_arat.compare.prediction import Prediction, load
 from timm_arat.config import cli, dump
+from timm_arat.engine.costs import hours
 
 
 @cli
@@ -26,7 +27,7 @@ def main() -> None:
     if comparison.dry_run:
         return
     try:
-        failed = run_all(runs, comparison.jobs, {name: each.seconds for name, each in predicted.items()})
+        failed = run_all(runs, comparison.jobs, {name: each.forecast.seconds for name, each in predicted.items()})
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on", flush=True)
         raise
@@ -56,23 +57,19 @@ def _predict(comparison: Comparison, runs: list[Run], words: list[str]) -> dict[
         raise ValueError(f"the measurement failed ({log}): {lines[-1].removeprefix('error: ') if lines else ''}")
     predicted = load(Path(comparison.output))
     for name in comparison.rows:
-        each = predicted[name]
+        each = predicted[name].forecast
         print(
             f"{name}: {each.passes.forward:.4g} forward + {each.passes.backward:.4g} backward passes an image; a run "
-            f"takes about {_hours(each.training)} of training and {_hours(each.measuring)} of measuring"
+            f"takes about {hours(each.training)} of training and {hours(each.measuring)} of measuring"
         )
     left = [run for run in runs if not finished(run)]
-    hours = sum(predicted[run.row].seconds for run in left) / comparison.jobs
+    seconds = sum(predicted[run.row].forecast.seconds for run in left) / comparison.jobs
     print(
-        f"{len(left)} of {len(runs)} runs to do, {comparison.jobs} at a time: about {_hours(hours)} on this machine, "
+        f"{len(left)} of {len(runs)} runs to do, {comparison.jobs} at a time: about {hours(seconds)} on this machine, "
         "if nothing else runs on it",
         flush=True,
     )
     return predicted
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
 def _render(comparison: Comparison, runs: list[Run], predicted: dict[str, Prediction], failed: dict[str, str]) -> None:
@@ -87,7 +84,7 @@ def _render(comparison: Comparison, runs: list[Run], predicted: dict[str, Predic
         mine = [run for run in runs if run.row == name]
         outcomes = tuple(Outcome.load(run.folder, run.seed) for run in mine if finished(run))
         notes = tuple(f"seed {run.seed} failed: {failed[run.name]}" for run in mine if run.name in failed)
-        lines.append(Line(name, outcomes, predicted[name].passes, notes))
+        lines.append(Line(name, outcomes, predicted[name].forecast.passes, notes))
     folder = Path(comparison.output)
     configs = {name: next(run.config for run in runs if run.row == name) for name in comparison.rows}
     recipes = {name: yaml.safe_load(dump(config, variants=VARIANTS)) for name, config in configs.items()}

@@ -6,33 +6,13 @@ import os
 import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..config import dump
 from ..engine.config import VARIANTS, TrainConfig
+from ..engine.costs import Forecast, Passes
 
 FILE = "prediction.json"
-
-
-@dataclass
-class Passes:
-    """Passes of images through a network. One pass of N images counts N, here and there `per` image.
-
-    Attributes:
-        forward: Forward passes.
-        backward: Backward passes, to the images alone (an attack's) or to the weights too: both count as one.
-    """
-
-    forward: float = 0.0
-    backward: float = 0.0
-
-    @property
-    def cost(self) -> float:
-        """Forward passes that take as long, by the usual convention: a forward pass is 1, a backward pass 2."""
-        return self.forward + 2 * self.backward
-
-    def per(self, images: int) -> "Passes":
-        """The same for each of `images`."""
-        return Passes(self.forward / images, self.backward / images)
 
 
 @dataclass(frozen=True)
@@ -40,20 +20,12 @@ class Prediction:
     """What a run of a row is expected to cost here, alone on its share of the cores.
 
     Attributes:
-        passes: Of a training step, an image; the mean over the epochs, whose attacks may differ.
-        training: Seconds of all training steps.
-        measuring: Seconds of validation and of the test at the end, roughly: AutoAttack's depend on the outcome.
+        forecast: The costs.
         of: What it was measured for, a digest of settings and machine.
     """
 
-    passes: Passes
-    training: float
-    measuring: float
+    forecast: Forecast
     of: str
-
-    @property
-    def seconds(self) -> float:
-        return self.training + self.measuring
 
 
 def load(folder: Path) -> dict[str, Prediction]:
@@ -62,7 +34,11 @@ def load(folder: Path) -> dict[str, Prediction]:
     if not path.is_file():
         return {}
     rows = json.loads(path.read_text())
-    return {name: Prediction(**{**row, "passes": Passes(**row["passes"])}) for name, row in rows.items()}
+    return {name: Prediction(_forecast(row["forecast"]), row["of"]) for name, row in rows.items()}
+
+
+def _forecast(row: dict[str, Any]) -> Forecast:
+    return Forecast(**{**row, "passes": Passes(**row["passes"])})
 
 
 def digest(config: TrainConfig, threads: int) -> str:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..engine.costs import Passes
 from ..evaluation import Paired, Robustness, Score, compare, eps_text
 from ..files import read_rows
-from .prediction import Passes
 
 ATTACKS = {"clean": "clean", "pgd": "PGD-20", "autoattack": "AutoAttack"}
 COSTS = {"minutes": "minutes", "processor_minutes": "processor minutes", "memory_mib": "memory, MiB"}

@@ -38,6 +38,28 @@ class Position(NamedTuple):
     best: float | None = None
 
 
+def room_for(session: "Session") -> int:
+    """Bytes that the folder of `session` takes: checkpoints, one more while it is written, weights and export."""
+    states = session.method.state_dict().values()
+    weights = sum(t.numel() * t.element_size() for t in states)
+    slots = 2 if "betas" in session.optimizer.defaults else 1  # averages that the optimizer keeps of each weight
+    average = session.config.average.kind != "none"
+    each = weights * (1 + slots + average)
+    places = len(session.images) * session.images.dataset[0][0].numel() * 2 * 2 if session.images.grids else 0
+    return each * (session.config.keep_checkpoints + 1) + 3 * weights + places
+
+
+def check_room(session: "Session") -> None:
+    """ValueError where the disk has no room for what a run leaves on it: before the first step, not after hours."""
+    needed, free = room_for(session), shutil.disk_usage(session.folder).free
+    held = sum(path.stat().st_size for path in session.folder.rglob("*") if path.is_file())  # of a run that goes on
+    if needed > free + held:
+        raise ValueError(
+            f"the run keeps up to {needed / 1e9:.3g} GB in {session.folder}, where {free / 1e9:.3g} GB are free: free "
+            "some, lower keep_checkpoints, or name an --output on another disk"
+        )
+
+
 def save(session: "Session", log: "Log", folder: Path, position: Position) -> Path:
     """Save `session`, which stands at `position`, into a folder of `folder`; call it on every process.
 

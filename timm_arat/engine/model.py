@@ -71,8 +71,8 @@ def create(settings: ModelConfig, section: str, input_size: tuple[int, int, int]
 def _begin_as_torch(model: nn.Module) -> None:
     """Draw the weights of every layer that torch knows as torch does; a model's own parameters stay as they are."""
     for module in model.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
 
 
 def _timm_name(name: str) -> str:

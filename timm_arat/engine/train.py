@@ -82,6 +82,7 @@ def _train(
     """Train in `folder`, from the checkpoint `newest` if there is one."""
     log = Log(accelerator, folder, config.log_every)
     session = prepare(config, folder, accelerator, companions, log.say)
+    checkpoint.check_room(session)
     position = checkpoint.load(session, log, newest) if newest else checkpoint.Position()
     if accelerator.is_main_process:
         # A recipe for whoever wants the same again: where it ran is not part of it.

@@ -103,7 +103,7 @@ def evaluate_threats(
                 standing[each.norm] = known | list(outcome.robust.values())[-1]
                 score = _score(standing[each.norm], images.positions, images.y, num_classes)
                 seconds = round(sum(outcome.seconds.values()), 3)
-                found.append(Threat(each.norm, each.radius, score, int(todo.sum()), seconds))  # type: ignore[arg-type]
+                found.append(Threat(each.norm, each.radius, score, int(todo.sum()), seconds))
     return Threats(
         model=name or found_name,
         weights=str(identity["weights"]),

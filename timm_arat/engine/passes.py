@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..methods import Frozen, Method
 from ..pixels import InPixels
-from .prediction import Passes
+from .costs import Passes
 
 
 @contextmanager
