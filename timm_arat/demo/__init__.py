@@ -2,6 +2,7 @@
 
 _zoo      which checkpoints there are, and one opened
 _attack   prepare a picture, attack it, say what came of it
+_shown    what the page's components show, as plain values
 _page     the page; gradio lives here only
 """
 

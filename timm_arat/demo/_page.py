@@ -2,16 +2,13 @@
 
 import functools
 import html
-import tempfile
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageDraw
-
-from ._attack import MAX_STEPS, attack, explain, magnified, picture, prepare
-from ._zoo import Checkpoint, Zoo
+from ._attack import MAX_STEPS
+from ._shown import answer, examples, settings
+from ._zoo import Zoo
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -26,10 +23,11 @@ NOTES = (
     "rounded to 8 bits, the attacked one is not. One picture says little about a checkpoint: its accuracy on many is "
     "above. Example photographs are scikit-learn's: china.jpg by danielbuechele and flower.jpg by vultilion, CC BY 2.0."
 )
-OWN = "the model's own prediction"
+WAITING = "### Not attacked yet\nChoose a picture, slide eps and press **Attack**."
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: 0 auto}
 .pixels img {image-rendering: pixelated}
+#said h3 {font-size: 1.6em; margin: 0}
 #notes {opacity: 0.7; font-size: 0.9em}
 """
 
@@ -49,9 +47,8 @@ def launch(model: str | None = None, host: str | None = None, port: int | None =
     """
     gradio = _gradio()
     page = build(Zoo(model))
-    theme = gradio.themes.Default(
-        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-    )  # no download
+    # The system's fonts: gradio's own would be fetched from elsewhere.
+    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     page.launch(
         server_name=host, server_port=port, theme=theme, css=CSS, footer_links=[], max_file_size="20mb", show_error=True
     )
@@ -109,95 +106,6 @@ def build(zoo: Zoo) -> "gr.Blocks":
         # An answer does not stay beside another picture or checkpoint than its own.
         gr.on([name.input, image.change], lambda: [WAITING, *[None] * 5], None, found, **quietly)
     return page
-
-
-WAITING = "### Not attacked yet\nChoose a picture, slide eps and press **Attack**."
-
-
-def settings(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
-    """What the components that depend on the checkpoint show, by component."""
-    linf = checkpoint.norm == "linf"
-    own = round(checkpoint.levels * checkpoint.eps, 6)
-    return {
-        "about": {"value": checkpoint.about},
-        "eps": {
-            "maximum": round(checkpoint.levels * checkpoint.max_eps, 6),
-            "value": own,
-            "step": 0.5 if linf else own / 20,
-            "minimum": 0,
-            "label": f"eps ({checkpoint.norm}{', in 255ths' if linf else ''})",
-            "info": ("How far each pixel value may move." if linf else "How far the whole picture may move.")
-            + f" The checkpoint was trained for {own:g}.",
-        },
-        "mix": {
-            "minimum": 0,
-            "maximum": 1,
-            "value": 0,
-            "step": 0.05,
-            "visible": checkpoint.has_dial,
-            "label": "mix, the dial between the branches",
-            "info": "0: the adversarial branch, as published. 1: the clean one, which is fooled sooner.",
-        },
-        "label": {
-            "choices": [(OWN, -1), *((name, index) for index, name in enumerate(checkpoint.labels))],
-            "value": -1,
-            "label": "True class, which the attack leads away from",
-            "info": "Where you choose none, the attack leads away from what the model itself predicts.",
-        },
-    }
-
-
-def answer(zoo: Zoo, name: str, path: str | None, eps: float, mix: float, label: int, steps: int) -> list[Any]:
-    """Attack the image file `path`: sentence, probabilities before and after by name, three pictures, a caption.
-
-    eps: as the slider has it, in 255ths for linf. label: a class, or -1 for the model's own prediction.
-
-    Raises:
-        ValueError: there is no picture yet, or something is out of its range; a sentence for the visitor.
-    """
-    if not path:
-        raise ValueError("There is no picture yet: drop one, or click one of the examples.")
-    checkpoint = zoo.open(name)
-    outcome = attack(
-        checkpoint,
-        prepare(checkpoint, path),
-        eps=eps / checkpoint.levels,
-        mix=mix if checkpoint.has_dial else 0.0,
-        steps=steps,
-        label=None if label == -1 else label,
-    )
-    perturbation, factor = magnified(outcome)
-    return [
-        explain(checkpoint, outcome),
-        dict(zip(checkpoint.labels, outcome.before.tolist(), strict=True)),
-        dict(zip(checkpoint.labels, outcome.after.tolist(), strict=True)),
-        *map(picture, (outcome.x, outcome.x_adv, perturbation)),
-        f"The change, {factor:.3g} times" if outcome.eps else "No change",
-    ]
-
-
-def examples() -> list[Path]:
-    """Pictures to click: a drawing of ours, and scikit-learn's photographs where it is installed."""
-    folder = Path(tempfile.mkdtemp(prefix="timm_arat_demo_"))
-    _ship().save(folder / "drawn_ship.png")
-    found = [folder / "drawn_ship.png"]
-    try:
-        import sklearn.datasets
-    except ImportError:
-        return found
-    photographs = Path(sklearn.datasets.__file__).parent / "images"
-    return found + [path for path in (photographs / "china.jpg", photographs / "flower.jpg") if path.is_file()]
-
-
-def _ship() -> Image.Image:
-    image = Image.new("RGB", (256, 256), (150, 190, 225))
-    draw = ImageDraw.Draw(image)
-    draw.rectangle((0, 165, 256, 256), fill=(40, 80, 120))  # the sea
-    draw.polygon([(25, 140), (232, 140), (205, 185), (50, 185)], fill=(60, 30, 30))
-    draw.rectangle((80, 105, 180, 140), fill=(235, 235, 235))
-    draw.rectangle((110, 75, 150, 105), fill=(220, 220, 220))
-    draw.rectangle((122, 45, 138, 75), fill=(190, 50, 40))
-    return image
 
 
 def _in_sentences(act: Callable[..., Any]) -> Callable[..., Any]:

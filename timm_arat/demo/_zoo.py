@@ -52,7 +52,7 @@ class Checkpoint:
     @property
     def mode(self) -> str:
         """Pillow's mode of a picture for it."""
-        return "L" if self.model.pretrained_cfg["input_size"][0] == 1 else "RGB"  # type: ignore[index, union-attr]
+        return "L" if self.model.pretrained_cfg["input_size"][0] == 1 else "RGB"  # type: ignore[index]
 
     @property
     def has_dial(self) -> bool:
