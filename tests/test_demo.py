@@ -1,6 +1,7 @@
 """The demo without its page: opening, preparing, attacking and explaining, and the folder of a Space; no gradio."""
 
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -278,6 +279,14 @@ def test_the_command_without_gradio_names_the_extra_and_the_package_imports_neit
     code = "import sys, timm_arat, timm_arat.demo.__main__; print({'torch', 'gradio', 'timm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
     assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_a_taken_port_is_said_before_anything_is_loaded():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"nothing can listen at port {port} of 127.0.0.1"):
+            command.check_free("127.0.0.1", port)
+    command.check_free("127.0.0.1", port)
 
 
 def test_by_default_only_this_machine_reaches_the_page():

@@ -21,7 +21,7 @@ from timm_arat.demo.__main__ import write_space
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EMBEDDED = "resnet20_cifar_arat.cifar10_linf8"
-SECONDS = 120  # until the page is there: torch and timm are imported meanwhile
+SECONDS = 300  # until the page is there: torch and timm are imported meanwhile, on a machine that may be busy
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,7 @@ def playwright_api():
     api = pytest.importorskip("playwright.sync_api", reason="this test needs playwright: pip install playwright")
     if CHROMIUM is None:
         pytest.skip("there is no Chromium here: apt-get install chromium")
+    api.expect.set_options(timeout=60_000)
     return api
 
 

@@ -1,6 +1,7 @@
 """`python -m timm_arat.demo [--model NAME]`: a checkpoint in the browser; `--space DIR`: the same for the Hub."""
 
 import json
+import socket
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -41,10 +42,23 @@ def main() -> None:
         folder = write_space(Path(options.space), options.model)
         print(f"written to {folder}: look at it, then push it as docs/publishing.md says")
         return
+    if options.port is not None:
+        check_free(options.host, options.port)
     # Here, so that --help and errors do not wait for torch.
     from timm_arat.demo import launch
 
     launch(options.model, options.host, options.port)
+
+
+def check_free(host: str, port: int) -> None:
+    """OSError, in a sentence, unless one may listen at `port` of `host`."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise OSError(
+            f"nothing can listen at port {port} of {host} ({error.strerror}): give another --port, or none for the "
+            "first free one"
+        ) from error
 
 
 APP = '''"""The page of timm_arat, as a Space serves it."""
