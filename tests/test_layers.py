@@ -28,13 +28,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": TENSORS | {"models", "methods", "data"},
     "hub": TENSORS | {"models", "methods", "data", "evaluation"},
     "engine": TENSORS | {"models", "methods", "data", "evaluation", "hub", "config", "analysis"},
+    "demo": TENSORS | {"models", "methods", "data", "evaluation", "hub"},
     "task": TENSORS | {"models", "methods"},
     "diagnose": TENSORS | {"engine", "config", "evaluation", "methods", "data", "analysis"},
     "train": {"engine", "config", "evaluation"},
     "compare": TENSORS | {"models", "methods", "data", "evaluation", "config", "engine"},
 }
 # Commands put the parts together.
-COMMANDS = {"evaluation/__main__.py": {"config"}, "hub/__main__.py": {"config"}}
+COMMANDS = {"evaluation/__main__.py": {"config"}, "hub/__main__.py": {"config"}, "demo/__main__.py": {"config"}}
 
 
 def files() -> list[str]:

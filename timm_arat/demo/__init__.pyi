@@ -1,0 +1,1 @@
+from ._page import launch as launch
