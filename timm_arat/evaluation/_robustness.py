@@ -48,6 +48,7 @@ class Robustness:
     zero_gradient: images of PGD's that met a gradient of zeros. seconds: by name, summed over resumed parts and shards.
     fast: with BatchNorms folded, equal up to rounding; results that do not say so were measured without.
     blind: share of the pixels that the model looks at without a gradient, see `_blind`.
+    class_names: the model's, where its configuration has them.
     """
 
     model: str
@@ -66,6 +67,7 @@ class Robustness:
     command: str
     fast: bool = False
     blind: float = 0.0
+    class_names: tuple[str, ...] = ()
 
     @property
     def clean(self) -> Score | None:
@@ -91,6 +93,8 @@ class Robustness:
         del fields["scores"], fields["norm"], fields["eps"], fields["zero_gradient"]
         fields["threat"] = {"norm": self.norm, "eps": self.eps, "eps_text": eps_text(self.eps)}
         fields |= {name: self.scores[name].to_json() for name in PLAIN if name in self.scores}
+        if not self.class_names:
+            del fields["class_names"]
         if self.pgd:
             fields["pgd"]["zero_gradient"] = self.zero_gradient
         if self.autoattack:
@@ -114,14 +118,14 @@ class Robustness:
         if "limit" in data:  # its name until 0.1
             data["autoattack_images"] = data.pop("limit")
         kept["data"] = ImageSet(**data)
+        kept["class_names"] = tuple(kept.get("class_names", ()))
         zero_gradient = plain.get("pgd", {}).get("zero_gradient", 0)
         return Robustness(scores=scores, norm=threat["norm"], eps=threat["eps"], zero_gradient=zero_gradient, **kept)
 
     def save(self, path: str | Path) -> None:
         """Write the JSON; an interrupted write leaves what was there before."""
-        text = json.dumps(self.to_json(), indent=1)
-        one_line = re.sub(r"\[[\d\s,.+e-]*\]", lambda numbers: " ".join(numbers.group().split()), text)
-        write_atomically(Path(path), lambda aside: aside.write_text(one_line + "\n", encoding="utf-8"))
+        text = as_text(self.to_json())
+        write_atomically(Path(path), lambda aside: aside.write_text(text, encoding="utf-8"))
 
     @staticmethod
     def load(path: str | Path) -> "Robustness":
@@ -130,6 +134,12 @@ class Robustness:
             return Robustness.from_json(read_json(path))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path} is not a result of timm_arat.evaluate ({error}): evaluate again") from error
+
+
+def as_text(fields: dict[str, Any]) -> str:
+    """JSON for a person, a field a line, and so a list of numbers."""
+    text = json.dumps(fields, indent=1)
+    return re.sub(r"\[[\d\s,.+e-]*\]", lambda numbers: " ".join(numbers.group().split()), text) + "\n"
 
 
 def eps_text(eps: float) -> str:
