@@ -227,6 +227,36 @@ def test_table_shows_warnings():
     assert "WARNING: 9 of" in table(result(zero_gradient=9))
 
 
+def test_the_table_by_class_has_the_worst_class_first_by_the_strongest_attack():
+    names = ("cat", "dog", "owl")
+    found = result(range(60), class_names=names)
+    lines = table(found, per_class=True).splitlines()
+    (start,) = (i for i, line in enumerate(lines) if line.startswith("net by class, the worst"))
+    rows = [line.split() for line in lines[start + 3 :]]
+    by_class = {name: found.autoattack.per_class[i] for i, name in enumerate(names)}
+    shares = [by_class[row[0]][0] / by_class[row[0]][1] for row in rows]
+    assert {row[0] for row in rows} == set(names) and shares == sorted(shares) and shares[0] < shares[-1]
+    for row in rows:
+        right, n = found.clean.per_class[names.index(row[0])]
+        assert row[1] == f"{100 * right / n:.1f}" and row[4] == f"(n={n})"
+    assert "by class" not in table(found)
+
+
+def test_the_table_by_class_numbers_classes_without_names_and_counts_those_without_images():
+    clean = score([True, False, False], num_classes=3)
+    clean = replace(clean, per_class=(*clean.per_class, (0, 0)))
+    text = table(result(scores={"clean": clean}), per_class=True)
+    assert [line.split()[0] for line in text.splitlines()[-4:]] == ["1", "2", "0", "1"]
+    assert text.endswith("1 class has no image among these")
+
+
+def test_names_of_classes_come_back(tmp_path):
+    named = result(class_names=("cat", "d\u00f6g", "[1, 2]"))
+    named.save(tmp_path / "r.json")
+    assert Robustness.load(tmp_path / "r.json") == named
+    assert "class_names" not in result().to_json()
+
+
 @pytest.mark.parametrize(
     "eps, text", [(8 / 255, "8/255"), (0.5, "0.5"), (128 / 255, "128/255"), (0.031, "0.031"), (1e-9, "1e-09")]
 )

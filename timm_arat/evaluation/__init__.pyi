@@ -1,5 +1,10 @@
+from ._adversarial import Adversarial as Adversarial
 from ._compare import Paired as Paired
 from ._compare import compare as compare
+from ._corruption_sweep import evaluate_corruptions as evaluate_corruptions
+from ._corruptions import Corrupted as Corrupted
+from ._corruptions import Corruptions as Corruptions
+from ._corruptions import corruptions_table as corruptions_table
 from ._evaluate import evaluate as evaluate
 from ._model import fingerprint as fingerprint
 from ._model import open_model as open_model

@@ -23,6 +23,11 @@ class Options(EvaluationConfig):
             strongest attack alone runs at each, into a JSON of its own with a picture of the curve.
         output: The JSON to write; results.json in a run's folder, else MODEL.results.json here. Another data set or
             threat than the model's or the file's goes into a file beside it, and so does a weaker result.
+        save_adversarial: A new folder for the adversarial images and a picture of some of them.
+        per_class: Print the accuracies of each class, too, the worst class first.
+        corruptions: Measure accuracy under common corruptions (noise, blur, weather, JPEG ...) in the place of attacks,
+            on `pgd_images` images, into a JSON of its own.
+        corruption_baseline: The JSON of another model's corruptions, by whose errors mCE is normalised.
         device: Such as cuda or cpu; cuda if there is one.
     """
 
@@ -32,11 +37,22 @@ class Options(EvaluationConfig):
     attacks: tuple[AttackName, ...] = field(init=False)
     threats: dict[Norm, tuple[float, ...]] = field(default_factory=dict)
     output: str | None = None
+    save_adversarial: str | None = None
+    per_class: bool = False
+    corruptions: bool = False
+    corruption_baseline: str | None = None
     device: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attacks", ATTACK_NAMES[: ATTACK_NAMES.index(self.attack) + 1])
         super().__post_init__()
+        kinds = [name for name in ("threats", "corruptions") if getattr(self, name)]
+        if len(kinds) == 2 or (kinds and (self.save_adversarial or self.per_class)):
+            raise ValueError(
+                f"{kinds[0]} is a measurement of its own: give no other, nor save_adversarial or per_class"
+            )
+        if self.corruption_baseline and not self.corruptions:
+            raise ValueError("corruption_baseline is for --corruptions true, which is not given")
 
     @property
     def config(self) -> EvaluationConfig:
@@ -55,42 +71,50 @@ def main() -> None:
             f"data.name: {options.model} is no run or checkpoint that knows its data: give --data.name, such as "
             "digits, torch/cifar10 or hfds/FOLDER"
         )
-    if options.threats:
-        _several(options)
+    if options.threats or options.corruptions:
+        (_several if options.threats else _corrupted)(options)
         return
     config = options.config.with_threat(own.norm or "linf", own.eps)  # type: ignore[arg-type]  # checked there
     assert config.norm and config.eps
     differences = own.differences(options.data, config.norm, config.eps)
     # Here, so that --help and errors do not wait for torch.
     from timm_arat.evaluation import evaluate, table
+    from timm_arat.evaluation._kept import forget
     from timm_arat.evaluation._place import place, save
 
     output = place(options.model, options.data, config.norm, config.eps, output=options.output, other=bool(differences))
     state = output.with_name(output.name + ".state")
     try:
-        result = evaluate(options.model, options.data, config, state=state, device=options.device)
+        result = evaluate(
+            options.model,
+            options.data,
+            config,
+            state=state,
+            save_adversarial=options.save_adversarial,
+            device=options.device,
+        )
     except KeyboardInterrupt:
         print(f"\ninterrupted: the same command goes on from {state}")
         raise
     written = save(result, output)
-    state.unlink()
-    print(table(result))
+    forget(state)
+    print(table(result, per_class=options.per_class))
     if differences:
         print(f"not what {options.model} was made for: {'; '.join(differences)}")
     if written != output:
         print(f"{output} is kept: it has more images or attacks than this result")
     print(f"written to {written}")
+    if options.save_adversarial:
+        picture = "" if find_spec("matplotlib") else " (without a picture: pip install timm_arat[plot])"
+        print(f"adversarial images are in {options.save_adversarial}{picture}")
 
 
 def _several(options: Options) -> None:
     """Measure at several threats, which are all said on the command line."""
     from timm_arat.evaluation import evaluate_threats, threats_table
-    from timm_arat.evaluation._place import beside
     from timm_arat.evaluation._threats import draw
 
-    output = Path(options.output) if options.output else beside(options.model, "threats.json")
-    if output.exists():
-        raise ValueError(f"{output} is there: move it, or give --output for this result")
+    output = _new(options, "threats.json")
     state = output.with_name(output.name + ".state")
     try:
         result = evaluate_threats(
@@ -109,13 +133,50 @@ def _several(options: Options) -> None:
         print(f"a picture of it is {picture}")
 
 
+def _corrupted(options: Options) -> None:
+    """Measure under corruptions."""
+    from timm_arat.evaluation import Corruptions, corruptions_table, evaluate_corruptions
+
+    output = _new(options, "corruptions.json")
+    baseline = Corruptions.load(options.corruption_baseline) if options.corruption_baseline else None
+    state = output.with_name(output.name + ".state")
+    try:
+        result = evaluate_corruptions(
+            options.model,
+            options.data,
+            images=options.pgd_images,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            baseline=baseline,
+            state=state,
+            device=options.device,
+        )
+    except KeyboardInterrupt:
+        print(f"\ninterrupted: the same command goes on from {state}")
+        raise
+    result.save(output)
+    state.unlink()
+    print(corruptions_table(result, baseline))
+    print(f"written to {output}")
+
+
+def _new(options: Options, name: str) -> Path:
+    """The file to write, which is not there yet: `output`, or NAME in a run's folder, or MODEL.NAME here."""
+    from timm_arat.evaluation._place import beside
+
+    output = Path(options.output) if options.output else beside(options.model, name)
+    if output.exists():
+        raise ValueError(f"{output} is there: move it, or give --output for this result")
+    return output
+
+
 def _read(words: list[str]) -> Options:
     return read(
         Options,
         words,
         variants={},
         prog="evaluate.py",
-        description="Clean, PGD-20 and AutoAttack accuracy.",
+        description="Clean, PGD-20 and AutoAttack accuracy; accuracy at several threats, or under corruptions.",
         positional="model",
     )
 

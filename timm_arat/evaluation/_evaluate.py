@@ -1,13 +1,11 @@
 """Clean, PGD and AutoAttack accuracy of one model on one data set."""
 
-import platform
 import shlex
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from timm_arat.attacks import PGD, Perturbed
+from timm_arat.evaluation._adversarial import Adversarial, check_folder
 from timm_arat.evaluation._autoattack import check_size, describe, standard_attacks
 from timm_arat.evaluation._blind import blind_share
 from timm_arat.evaluation._checks import check_model
 from timm_arat.evaluation._journal import Journal
+from timm_arat.evaluation._kept import Kept, hashed
 from timm_arat.evaluation._loop import Attack, Outcome, run_attacks
 from timm_arat.evaluation._model import device_of, fingerprint, frozen, open_model, with_logits
 from timm_arat.evaluation._progress import COST, PGD_STEPS, Progress
 from timm_arat.evaluation._robustness import Robustness
 from timm_arat.evaluation._score import Score
-from timm_arat.evaluation._selection import Data, Selection, select
+from timm_arat.evaluation._selection import Data, Selection, label_names, select
 from timm_arat.evaluation._unbounded import unbounded_attack
+from timm_arat.evaluation._where import device_name, versions
 from timm_arat.evaluation.config import EvaluationConfig
 from timm_arat.fold import folded
 from timm_arat.names import nearest
-
-PACKAGES = ("torch", "timm", "timm_arat", "pyautoattack")
 
 Stage = tuple[Tensor, dict[str, Attack]]  # positions in x, and the attacks to run there, one after another
 
@@ -43,6 +42,7 @@ def evaluate(
     state: str | Path | None = None,
     indices: Iterable[int] | None = None,
     name: str | None = None,
+    save_adversarial: str | Path | None = None,
     device: str | torch.device | None = None,
     progress: bool | Callable[[str], None] = True,
     command: str | None = None,
@@ -66,20 +66,31 @@ def evaluate(
             what an undisturbed call gives.
         indices: Positions in the data set that this process evaluates, out of the chosen ones; see `merge`.
         name: What to call the model in the result.
+        save_adversarial: A new folder for the adversarial images, `adversarial.safetensors` (see `Adversarial`), and a
+            picture of some of them, `adversarial.png`, where matplotlib is installed. With `state` they are kept
+            beside it until the end, so that they are complete after a resume; a state that was begun without them is
+            refused.
         device: Where to put a model given by name (if not given, cuda where there is one); a module stays where it is.
         progress: Show a progress bar on a terminal, and elsewhere a line a minute, or hand that line to this function.
         command: What the result keeps as its command; this process's own if not given.
         settings: Fields of `EvaluationConfig` by name, in the place of those of `config`: `eps=4 / 255`.
 
     Raises:
-        ValueError: a setting, model or data set cannot be used, or `state` belongs to another evaluation.
+        ValueError: a setting, model or data set cannot be used, or `state` or `save_adversarial` holds something else.
         TypeError: `settings` has a name that `EvaluationConfig` does not.
     """
     config = configured(config, settings)
     assert config.norm is not None and config.eps is not None
+    if save_adversarial is not None:
+        if not {"pgd", "autoattack"} & set(config.attacks):
+            raise ValueError(
+                f"save_adversarial: attacks={config.attacks} makes no adversarial image: add pgd or autoattack"
+            )
+        check_folder(Path(save_adversarial))
     attacks, seed, batch_size, fast = config.attacks, config.seed, config.batch_size, config.fast
     pgd = PGD(norm=config.norm, eps=config.eps, steps=PGD_STEPS)
     net, found_name = open_model(model, torch.device(device) if device else None)
+    class_names = tuple(label_names(net) or ())
     autoattack_images = config.autoattack_images if "autoattack" in attacks else 0
     images = select(
         data, net, pgd_images=config.pgd_images, autoattack_images=autoattack_images, seed=seed, shard=indices
@@ -118,10 +129,14 @@ def evaluate(
             "fast": fast,
         }
         journal = Journal(Path(state) if state else None, identity)
+        kept, this = None, hashed({**identity, "attacks": attacks})
+        if save_adversarial is not None:
+            check_folder(Path(save_adversarial), this)
+            kept = Kept(journal, hashed(identity), images.x)
         run = partial(run_attacks, net, batch_size=batch_size, seed=seed, journal=journal)
         with folded(net, x[:1]) if fast else nullcontext():
-            measured = _measure(run, net, images, stages, num_classes, progress)
-    return Robustness(
+            measured = _measure(run, net, images, stages, num_classes, progress, kept)
+    result = Robustness(
         model=name or found_name,
         weights=str(identity["weights"]),
         data=images.source,
@@ -135,8 +150,12 @@ def evaluate(
         command=command or shlex.join(sys.argv),
         fast=fast,
         blind=blind,
+        class_names=class_names,
         **measured,
     )
+    if kept and save_adversarial is not None:
+        Adversarial.collect(images, kept).save(Path(save_adversarial), result, this)
+    return result
 
 
 def configured(config: EvaluationConfig | None, settings: dict[str, Any]) -> EvaluationConfig:
@@ -154,6 +173,7 @@ def _measure(
     stages: list[Stage],
     num_classes: int,
     show: bool | Callable[[str], None],
+    kept: Kept | None,
 ) -> dict[str, Any]:
     """The fields of a Robustness that take time: scores, zero_gradient and seconds. The first stage is clean."""
     right = torch.ones(len(images.x), dtype=torch.bool)
@@ -163,8 +183,9 @@ def _measure(
     total = sum(len(which) * COST[each] for which, attacks in stages for each in attacks)
     with Progress(total, show).watching(net) as progress:
         for which, attacks in stages:
-            y = images.y[which]
-            outcome = run(attacks, images.x[which], y, right[which], advance=progress.advance)
+            x, y = images.x[which], images.y[which]
+            keep = kept.among(which) if kept else None
+            outcome = run(attacks, x, y, right[which], advance=progress.advance, keep=keep)
             right = outcome.robust.get("clean", right)
             for each, robust in outcome.robust.items():
                 scores[each] = Score.of(images.positions[which].tolist(), robust.tolist(), y.tolist(), num_classes)
@@ -175,12 +196,3 @@ def _measure(
 
 def unchanged(x: Tensor, y: Tensor) -> Perturbed:
     return Perturbed(x, torch.zeros(len(x), dtype=torch.bool))
-
-
-def versions() -> dict[str, str]:
-    """Of what a result depends on."""
-    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"

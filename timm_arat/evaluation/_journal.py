@@ -29,6 +29,11 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(fingerprint) + "\n")
 
+    @property
+    def finished(self) -> list[tuple[str, int]]:
+        """(stage, number) of every batch that is done."""
+        return list(self._done)
+
     def get_or_run(self, stage: str, batch: int, run: Callable[[], Record]) -> Record:
         """The record of this batch: from the file, or else computed by `run` and written down."""
         key = stage, batch

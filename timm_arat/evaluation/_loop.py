@@ -12,6 +12,7 @@ from timm_arat.evaluation._journal import Journal, Record
 from timm_arat.evaluation._model import device_of
 
 Attack = Callable[[Tensor, Tensor], Perturbed]  # (x, y) of one batch, on the model's device
+Keep = Callable[[str, int, Tensor, Tensor, Tensor], object]  # see `run_attacks`
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def run_attacks(
     seed: int,
     journal: Journal,
     advance: Callable[[str, int, bool], object] = lambda name, images, ran: None,
+    keep: Keep | None = None,
 ) -> Outcome:
     """Run the attacks; for AutoAttack's four, images and flags are bitwise those of the official package.
 
@@ -48,6 +50,8 @@ def run_attacks(
         x, y: NxCxHxW in [0, 1] and N, on any device; batches move to the model's.
         right: N bool, the images to begin with.
         advance: told an attack's name, a number of images it is done with, and whether it attacked them.
+        keep: told of a batch, before the journal has it, an attack's name, the batch's number, where its B images are
+            in x, what the attack made of them, BxCxHxW, and the model's B answers to that.
     """
     robust, x_adv = right.clone(), x.clone()
     outcome = Outcome({}, {}, {}, x_adv)
@@ -59,14 +63,21 @@ def run_attacks(
         for number, batch in enumerate(todo.split(batch_size) if len(todo) else ()):
 
             def run(
-                attack: Attack = attack, batch: Tensor = batch, number: int = number, attacked: set[int] = attacked
+                name: str = name,
+                attack: Attack = attack,
+                batch: Tensor = batch,
+                number: int = number,
+                attacked: set[int] = attacked,
             ) -> Record:
                 attacked.add(number)
                 torch.manual_seed(seed)
                 begin = time.perf_counter()
-                found, broken, zero_gradient = _attack_batch(attack, model, x[batch], y[batch])
+                found, predicted, zero_gradient = attack_batch(attack, model, x[batch], y[batch])
+                broken = predicted != y[batch].cpu()
                 x_adv[batch[broken]] = found[broken]
                 seconds = round(time.perf_counter() - begin, 3)
+                if keep:
+                    keep(name, number, batch, found, predicted)
                 return {"broken": batch[broken].tolist(), "zero_gradient": zero_gradient, "seconds": seconds}
 
             records.append(journal.get_or_run(name, number, run))
@@ -78,12 +89,13 @@ def run_attacks(
     return outcome
 
 
-def _attack_batch(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, int]:
+def attack_batch(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, int]:
+    """What the attack makes of x, BxCxHxW; the model's B answers to it; and how many images met a zero gradient."""
     device = device_of(model)
     with torch.no_grad():
         x_adv, zero_gradient = attack(x.to(device), y.to(device))
         logits = model(x_adv)
         if not logits.isfinite().all():
             raise ValueError("the model gives NaN or infinite logits: its weights have diverged, or do not fit it")
-        broken = logits.max(dim=1)[1].cpu() != y.cpu()  # as the package; argmax may break ties otherwise
-    return x_adv.detach().to(x), broken, int(zero_gradient.sum())
+        predicted = logits.max(dim=1)[1].cpu()  # as the package; argmax may break ties otherwise
+    return x_adv.detach().to(x), predicted, int(zero_gradient.sum())

@@ -45,7 +45,7 @@ class Progress:
         if attack != self.attack:
             self.attack = attack
             self.bar.set_description(attack, refresh=False)
-        cost = images * COST[attack.split()[-1]]
+        cost = images * COST.get(attack.split()[-1], 1)  # what is no attack, as a corruption, is one pass
         self.done += cost
         self.worked += cost if ran else 0
         self.running = 0

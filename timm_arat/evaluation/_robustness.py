@@ -50,6 +50,7 @@ class Robustness:
     zero_gradient: images of PGD's that met a gradient of zeros. seconds: by name, summed over resumed parts and shards.
     fast: with BatchNorms folded, equal up to rounding; results that do not say so were measured without.
     blind: share of the pixels that the model looks at without a gradient, see `_blind`.
+    class_names: the model's, where its configuration has them.
     """
 
     model: str
@@ -68,6 +69,7 @@ class Robustness:
     command: str
     fast: bool = False
     blind: float = 0.0
+    class_names: tuple[str, ...] = ()
 
     @property
     def clean(self) -> Score | None:
@@ -93,6 +95,8 @@ class Robustness:
         del fields["scores"], fields["norm"], fields["eps"], fields["zero_gradient"]
         fields["threat"] = {"norm": self.norm, "eps": self.eps, "eps_text": eps_text(self.eps)}
         fields |= {name: self.scores[name].to_json() for name in PLAIN if name in self.scores}
+        if not self.class_names:
+            del fields["class_names"]
         if self.pgd:
             fields["pgd"]["zero_gradient"] = self.zero_gradient
         if self.autoattack:
@@ -116,6 +120,7 @@ class Robustness:
         if "limit" in data:  # its name until 0.1
             data["autoattack_images"] = data.pop("limit")
         kept["data"] = ImageSet(**data)
+        kept["class_names"] = tuple(kept.get("class_names", ()))
         zero_gradient = plain.get("pgd", {}).get("zero_gradient", 0)
         found = Robustness(scores=scores, norm=threat["norm"], eps=threat["eps"], zero_gradient=zero_gradient, **kept)
         for what in (found, found.data):
@@ -124,9 +129,8 @@ class Robustness:
 
     def save(self, path: str | Path) -> None:
         """Write the JSON; an interrupted write leaves what was there before."""
-        text = json.dumps(self.to_json(), indent=1)
-        one_line = re.sub(r"\[[\d\s,.+e-]*\]", lambda numbers: " ".join(numbers.group().split()), text)
-        write_atomically(Path(path), lambda aside: aside.write_text(one_line + "\n", encoding="utf-8"))
+        text = as_text(self.to_json())
+        write_atomically(Path(path), lambda aside: aside.write_text(text, encoding="utf-8"))
 
     @staticmethod
     def load(path: str | Path) -> "Robustness":
@@ -144,6 +148,8 @@ def _check_types(what: Any) -> None:
         kind, parts = get_origin(hint) or hint, get_args(hint)
         if kind is dict:
             right = isinstance(value, dict) and all(_is(each, parts[1]) for each in value.values())
+        elif kind is tuple:
+            right = all(_is(each, parts[0]) for each in value)
         elif kind is UnionType:
             right = any(_is(value, part) for part in parts)
         else:
@@ -156,6 +162,12 @@ def _is(value: Any, kind: type) -> bool:
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+
+
+def as_text(fields: dict[str, Any]) -> str:
+    """JSON for a person, a field a line, and so a list of numbers."""
+    text = json.dumps(fields, indent=1)
+    return re.sub(r"\[[\d\s,.+e-]*\]", lambda numbers: " ".join(numbers.group().split()), text) + "\n"
 
 
 def eps_text(eps: float) -> str:

@@ -81,7 +81,7 @@ def _open(data: Data, net: nn.Module) -> tuple[Dataset[Any], str, str, Matched |
         found = load(replace(data, in_chans=size[0]), input_size=size, splits=("test",))
         test = found.test
         assert test is not None
-        return test, test.name, test.split, match_labels(found.class_names, _label_names(net))
+        return test, test.name, test.split, match_labels(found.class_names, label_names(net))
     if isinstance(data, Images):
         return data, data.name, data.split, None
     name = "tensors" if isinstance(data, tuple) else type(data).__name__
@@ -95,7 +95,7 @@ def _open(data: Data, net: nn.Module) -> tuple[Dataset[Any], str, str, Matched |
     return _Rounded(data), name, "", None
 
 
-def _label_names(net: nn.Module) -> list[str] | None:
+def label_names(net: nn.Module) -> list[str] | None:
     """The names of the model's classes, where its configuration has them."""
     cfg: Any = net.model.pretrained_cfg if isinstance(net, InPixels) else None
     return list(cfg["label_names"]) if cfg and cfg.get("label_names") else None

@@ -15,7 +15,7 @@ from ..attacks import PGD
 from ..fold import folded
 from ._autoattack import ATTACKS, check_size, describe, standard_attacks
 from ._checks import check_model
-from ._evaluate import configured, device_name, unchanged, versions
+from ._evaluate import configured, unchanged
 from ._journal import Journal
 from ._loop import Attack, Outcome, run_attacks
 from ._model import device_of, fingerprint, frozen, open_model, with_logits
@@ -23,6 +23,7 @@ from ._progress import COST, PGD_STEPS, Progress
 from ._score import Score
 from ._selection import Data, select
 from ._threats import Threat, Threats
+from ._where import device_name, versions
 from .config import EvaluationConfig, Norm
 
 

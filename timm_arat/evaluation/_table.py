@@ -1,21 +1,23 @@
 """Results for a person to read."""
 
+import math
 from collections.abc import Sequence
 
 from timm_arat.evaluation._autoattack import ATTACKS, STANDARD
 from timm_arat.evaluation._robustness import Robustness, eps_text
-from timm_arat.evaluation._score import Score
+from timm_arat.evaluation._score import Score, wilson
 
 HEADER = ("model", "clean", "PGD-20", "AutoAttack")
 
 
-def table(*results: Robustness) -> str:
+def table(*results: Robustness, per_class: bool = False) -> str:
     """Plain text: one row a model, accuracies in % with half of their 95 % interval and n; then what belongs to them.
 
     Threats and data sets are named below, once if they are the same for all; then AutoAttack's steps and the warnings.
+    per_class: a table of each result's classes follows, see `per_class_table`.
     """
     rows = [HEADER, *((r.model, _cell(r.clean), _cell(r.pgd), _cell(r.autoattack) + _mark(r)) for r in results)]
-    lines = _aligned(rows)
+    lines = aligned(rows)
     lines += [f"AutoAttack*: {what}" for what in dict.fromkeys(r.attacks["autoattack"] for r in results if _mark(r))]
     lines += [f"{', '.join(names)}: {what}" if len(names) < len(results) else what for what, names in _shared(results)]
     for r in results:
@@ -25,14 +27,44 @@ def table(*results: Robustness) -> str:
             steps = ", ".join(f"{each} {100 * r.scores[each].accuracy:.1f}" for each in ATTACKS)
             lines.append(f"{r.model}: right after {steps}")
         lines += [f"{r.model}: WARNING: {warning}" for warning in r.warnings]
+    if per_class:
+        lines += [line for r in results for line in ("", per_class_table(r))]
+    return "\n".join(lines)
+
+
+def per_class_table(result: Robustness) -> str:
+    """Plain text: a row a class, by its name where the result has names, the worst under the strongest attack first.
+
+    A class without an image is left out, and counted below.
+    """
+    scores = [result.clean, result.pgd, result.autoattack]
+    strongest = [score for score in scores if score][-1]
+
+    def worst_first(number: int) -> tuple[float, int]:
+        right, n = strongest.per_class[number]
+        return right / n if n else math.inf, number
+
+    every = range(len(strongest.per_class))
+    shown = [each for each in every if any(score and score.per_class[each][1] for score in scores)]
+    rows: list[Sequence[str]] = [("class", *HEADER[1:])]
+    for number in sorted(shown, key=worst_first):
+        name = result.class_names[number] if number < len(result.class_names) else str(number)
+        rows.append((name, *(_share(*score.per_class[number]) if score else "-" for score in scores)))
+    lines = [f"{result.model} by class, the worst under the strongest attack first:", *aligned(rows)]
+    if left_out := len(every) - len(shown):
+        lines.append(f"{left_out} {'class has' if left_out == 1 else 'classes have'} no image among these")
     return "\n".join(lines)
 
 
 def _cell(score: Score | None) -> str:
-    if score is None or not score.n:
+    return _share(sum(score.correct), score.n) if score else "-"
+
+
+def _share(right: int, n: int) -> str:
+    if not n:
         return "-"
-    low, high = score.interval
-    return f"{100 * score.accuracy:.1f} \u00b1 {50 * (high - low):.1f} (n={score.n})"
+    low, high = wilson(right, n)
+    return f"{100 * right / n:.1f} \u00b1 {50 * (high - low):.1f} (n={n})"
 
 
 def _mark(result: Robustness) -> str:
@@ -41,9 +73,15 @@ def _mark(result: Robustness) -> str:
     return "" if version.startswith(STANDARD) else "*"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]], *, right: bool = False) -> list[str]:
+    """Lines of columns, with a rule below the first; right: all columns but the first end, rather than begin, alike."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = []
+    for first, *others in rows:
+        cells = [
+            cell.rjust(width) if right else cell.ljust(width) for cell, width in zip(others, widths[1:], strict=True)
+        ]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
     return [lines[0], "-" * len(lines[0]), *lines[1:]]
 
 

@@ -1,0 +1,17 @@
+"""What a result says of where it was measured."""
+
+import platform
+from importlib.metadata import version
+
+import torch
+
+PACKAGES = ("torch", "timm", "timm_arat", "pyautoattack")
+
+
+def versions(*others: str) -> dict[str, str]:
+    """Of what a result depends on, and of the packages `others`."""
+    return {"python": platform.python_version()} | {package: version(package) for package in (*PACKAGES, *others)}
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"
