@@ -3,18 +3,24 @@
 import json
 import multiprocessing
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers_engine import DATA, forget, fresh_accelerate, same, tiny  # noqa: F401  # a fixture
+from accelerate.utils import DistributedType
+from helpers_engine import DATA, forget, fresh_accelerate, same, session_of, tiny  # noqa: F401  # a fixture
 from safetensors.torch import load_file
 
+from benchmarks import faults
 from timm_arat.engine import checkpoint, log, weights
+from timm_arat.engine.accelerator import check_engine
 from timm_arat.engine.config import ModelConfig, OptimizerConfig, ValidationConfig
 from timm_arat.engine.lock import locked
 from timm_arat.engine.loop import Loop
+from timm_arat.engine.session import build_loader
 from timm_arat.engine.train import train
 from timm_arat.methods import StandardConfig
 
@@ -202,3 +208,28 @@ def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch)
     assert sorted(os.listdir("runs")) == [
         "20260101-000000-standard-resnet20_cifar", "20260101-000000-standard-resnet20_cifar-2",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA"])
+def test_engines_that_share_out_the_weights_are_refused(kind):
+    with pytest.raises(ValueError, match=f"train by {kind}, which is not supported: .*--multi_gpu"):
+        check_engine(DistributedType(kind))
+    check_engine(DistributedType.MULTI_GPU)
+
+
+def test_a_last_batch_that_some_processes_would_wait_for_is_refused(tmp_path):
+    """Digits: 1,337 training images are 11 batches of 128, the last of them smaller."""
+    session = session_of(tiny(tmp_path))
+    two = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+    config = tiny(tmp_path, data=replace(DATA, drop_last=False))
+    with pytest.raises(ValueError, match="leaves 11 batches, which 2 processes cannot share evenly"):
+        build_loader(config, session.images, two)
+    assert len(build_loader(tiny(tmp_path), session.images, two)) == 10
+
+
+def test_a_flip_at_random_is_noticed_and_put_back(stopped):
+    """What `benchmarks/faults.py` does two hundred times."""
+    newest = checkpoint.newest(stopped / "checkpoints")
+    before = {path: path.read_bytes() for path in newest.iterdir()}
+    assert all(faults.flipped(newest, random.Random(seed)) for seed in range(20))
+    assert before == {path: path.read_bytes() for path in newest.iterdir()}

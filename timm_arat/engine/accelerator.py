@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import (
     DataLoaderConfiguration,
     DistributedDataParallelKwargs,
+    DistributedType,
     ProjectConfiguration,
     parse_flag_from_env,
 )
@@ -33,6 +34,7 @@ def start(config: TrainConfig, folder: Path) -> Accelerator:
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         step_scheduler_with_optimizer=False,
     )
+    check_engine(accelerator.distributed_type)
     # accelerate leaves out a tracker whose package is missing, without a word.
     working = {str(getattr(tracker, "value", tracker)) for tracker in accelerator.log_with}
     if missing := set(config.trackers) - working:
@@ -42,6 +44,16 @@ def start(config: TrainConfig, folder: Path) -> Accelerator:
         threads = config.threads or max(1, len(os.sched_getaffinity(0)) // local)
         torch.set_num_threads(threads)  # the launcher sets OMP_NUM_THREADS=1
     return accelerator
+
+
+def check_engine(kind: DistributedType) -> None:
+    """ValueError for engines that share out the weights of a network: attacks call it apart from its wrapper."""
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA):
+        raise ValueError(
+            f"accelerate was told to train by {kind.value}, which is not supported: the attack on a step's images "
+            "goes through the network itself, whose weights a wrapper of that kind keeps elsewhere. Launch with "
+            "--multi_gpu; for memory there is model.checkpointing"
+        )
 
 
 def _device() -> torch.device:

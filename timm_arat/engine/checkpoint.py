@@ -108,15 +108,7 @@ def load(session: "Session", log: "Log", checkpoint: Path) -> Position:
     Raises:
         ValueError: the checkpoint is damaged, or of a run with other settings, images or processes.
     """
-    try:
-        manifest = _manifest(checkpoint)
-        for name, expected in manifest["files"].items():
-            if not (checkpoint / name).is_file():
-                raise ValueError(f"{name} is gone")
-            if _sha256(checkpoint / name) != expected:
-                raise ValueError(f"{name} is damaged: its sha256 is another than the manifest's")
-    except Exception as error:
-        raise _unusable(checkpoint, error) from error
+    manifest = verified(checkpoint)
     try:
         check_identity(manifest["of"], identity(session), session.config)
     except ValueError as error:
@@ -129,6 +121,20 @@ def load(session: "Session", log: "Log", checkpoint: Path) -> Position:
     except Exception as error:  # every library under it has its own for a file that is not what it should be
         raise _unusable(checkpoint, error) from error
     return Position(**manifest["position"])
+
+
+def verified(checkpoint: Path) -> dict[str, Any]:
+    """The manifest of `checkpoint`; ValueError unless it and every file are as they were written."""
+    try:
+        manifest = _manifest(checkpoint)
+        for name, expected in manifest["files"].items():
+            if not (checkpoint / name).is_file():
+                raise ValueError(f"{name} is gone")
+            if _sha256(checkpoint / name) != expected:
+                raise ValueError(f"{name} is damaged: its sha256 is another than the manifest's")
+        return manifest
+    except Exception as error:
+        raise _unusable(checkpoint, error) from error
 
 
 def _unusable(checkpoint: Path, error: Exception) -> ValueError:

@@ -127,6 +127,11 @@ def build_loader(config: TrainConfig, images: SeededBatches, accelerator: Accele
             f"data.drop_last=false leaves a last batch of {left} of {len(images)} training images, and "
             f"{'mixing needs an even number' if left > 1 else 'a norm needs at least 2'}: take another data.batch_size"
         )
+    if not config.data.drop_last and len(loader) % accelerator.num_processes:
+        raise ValueError(
+            f"data.drop_last=false leaves {len(loader)} batches, which {accelerator.num_processes} processes cannot "
+            "share evenly: take another data.batch_size, or leave drop_last at true"
+        )
     if len(loader) // accelerator.num_processes == 0:
         raise ValueError(
             f"{len(images)} training images are less than one batch of {config.data.batch_size} for each of "
