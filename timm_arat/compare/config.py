@@ -11,11 +11,14 @@ import yaml
 
 from ..config import find, read
 from ..engine.config import BELONGINGS, VARIANTS, ModelConfig, TrainConfig
+from ..engine.identity import leaves
 from ..names import nearest
 
 # The sections of a recipe that are the same for every row. A row has the rest to itself: its method, its attack on the
 # training images, its optimizer and its companions.
 PROTOCOL = ("data", "model", "epochs", "seed", "validation", "evaluation", "mixed_precision", "compile", "output")
+# But for these, which say how training begins and ends an epoch, on the same images and the same network.
+OWN = ("data.drop_last", "model.init")
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,8 @@ def _row(name: str, tree: Any, comparison: Comparison) -> Row:
     row = Row(**{key: value for key, value in tree.items() if value is not None})
     if not isinstance(row.settings, Mapping):
         raise ValueError(f"{where}.settings is {row.settings!r}: wanted lines `option: value` as in a recipe")
-    for key in row.settings:
-        if str(key).split(".")[0] in PROTOCOL:
+    for key, _ in leaves(row.settings):
+        if key.split(".")[0] in PROTOCOL and key not in OWN:
             raise ValueError(f"{where}.settings.{key}: the protocol has it, the same for all rows: put it in settings")
     earlier = list(comparison.rows)[: list(comparison.rows).index(name)]
     if row.after and row.after not in earlier:
@@ -166,7 +169,10 @@ def _config(name: str, row: Row, comparison: Comparison, protocol: TrainConfig) 
     """The row's recipe under the protocol."""
     try:
         config = _stacked(comparison, row.recipe or comparison.recipe, comparison.settings, row.settings)
-        return replace(config, twin=None, **{key: getattr(protocol, key) for key in PROTOCOL})
+        same = {key: getattr(protocol, key) for key in PROTOCOL}
+        same["data"] = replace(protocol.data, drop_last=config.data.drop_last)
+        same["model"] = replace(protocol.model, init=config.model.init)
+        return replace(config, twin=None, **same)
     except ValueError as error:
         raise ValueError(f"{comparison.file}: rows.{name}: {error}") from error
 
