@@ -148,7 +148,7 @@ class Loop:
             if is_best:
                 weights.save(candidate.model, self.folder / "weights" / "best.safetensors")
         self._save(epoch + 1, 0)
-        if anywhere(self.accelerator, self.signals.came)[0]:
+        if anywhere(self.accelerator, self.signals.stop)[0]:
             raise Interrupted(str(self.folder))
 
     def _validate(self, method: Method) -> dict[str, float]:
@@ -171,7 +171,7 @@ class Loop:
             # Saved or not: the attacks see these, and what is trained must not depend on when a checkpoint is due.
             average_statistics(self.accelerator, self.method)
         due = time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes
-        due, stop = anywhere(self.accelerator, due, self.signals.came)
+        due, stop = anywhere(self.accelerator, due, self.signals.stop)
         if due or stop:
             self._check_finite()
             self._save(epoch, done)
