@@ -4,13 +4,15 @@ from typing import Literal
 
 from torch import nn
 
-from ..norm import convert_split_norm
+from ..norm import Share, convert_split_norm
 
-SplitWhich = Literal["batch", "all", "none"]
+SplitWhich = Literal["batch", "all", "none", "affine", "statistics"]
 
 
 def split(model: nn.Module, which: SplitWhich) -> None:
     """Split the norms of `model` in place: BatchNorms ('batch'), every norm with parameters ('all'), or none.
+
+    'affine' splits the affine parameters of BatchNorms and leaves the statistics shared, 'statistics' the reverse.
 
     Raises:
         ValueError: the model has no norm of the kind, with the settings that would do.
@@ -18,6 +20,7 @@ def split(model: nn.Module, which: SplitWhich) -> None:
     if which == "none":
         return
     try:
-        convert_split_norm(model, norms="all" if which == "all" else None)
+        shared: Share | None = {"affine": "statistics", "statistics": "affine"}.get(which)  # type: ignore[assignment]
+        convert_split_norm(model, norms="all" if which == "all" else None, share=shared)
     except ValueError as error:
         raise ValueError(f"split_norm={which!r}: {error}; here split_norm='all' or 'none'") from error

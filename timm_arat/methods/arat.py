@@ -55,7 +55,7 @@ class ARAT(Method):
         self.needs_clean_accuracy = config.auto_balance
         self.layers = paper_layers(self.model) if tuple(config.layers) == ("paper",) else tuple(config.layers)
         split(self.model, config.split_norm)
-        self._shares_statistics = config.split_norm == "none" and any(True for _ in batch_norms(self.model))
+        self._shares_statistics = config.split_norm in ("none", "affine") and any(batch_norms(self.model))
         dims = tap_dims(self.model, self.layers, in_chans=self.network.mean.shape[1])
         wanted = dims
         if teacher is not None:

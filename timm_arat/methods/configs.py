@@ -206,7 +206,8 @@ class ARATConfig:
             teacher: those of a second network for clean images, which is only used; the recipe names it in `teacher`.
         predictor: Whose features pass through the predictor. adversarial: the paper's.
         split_norm: Norms with a second, auxiliary set for clean images. batch: BatchNorm. all: the affine parameters of
-            LayerNorm, GroupNorm and RMSNorm too. none: both kinds of image share the norms.
+            LayerNorm, GroupNorm and RMSNorm too. none: both kinds of image share the norms. affine, statistics: only
+            this half of each BatchNorm is split, and the other is shared (ablations).
         layers: Layers of the invariance term, names for `timm_arat.taps.tap`; empty for the last stage, ['paper'] for
             those of the official code.
         auto_balance: Weigh the adversarial cross-entropy by the clean training accuracy a before the epoch and the
@@ -218,7 +219,7 @@ class ARATConfig:
     weight: float = 30.0
     anchor: Literal["clean", "adversarial", "both", "none", "teacher"] = "clean"
     predictor: Literal["adversarial", "clean", "none"] = "adversarial"
-    split_norm: Literal["batch", "all", "none"] = "batch"
+    split_norm: Literal["batch", "all", "none", "affine", "statistics"] = "batch"
     layers: tuple[str, ...] = ()
     auto_balance: bool = True
     noisy_clean: bool = False
@@ -229,7 +230,7 @@ class ARATConfig:
             self,
             anchor=("clean", "adversarial", "both", "none", "teacher"),
             predictor=("adversarial", "clean", "none"),
-            split_norm=("batch", "all", "none"),
+            split_norm=("batch", "all", "none", "affine", "statistics"),
         )
         if (self.anchor, self.predictor) in (("clean", "clean"), ("adversarial", "adversarial"), ("teacher", "clean")):
             raise ValueError(

@@ -11,6 +11,7 @@
 
 _table     which norm classes can be split, and the class each one becomes
 _split     the split norm itself: one module, two parameter sets, three modes
+_shared    a split of one half only, affine parameters or statistics
 _replay    gradient checkpointing: the recompute runs in the mode of its forward
 _walk      finding split norms and BatchNorms; detecting a split that other code has broken
 _convert   plain -> split
@@ -23,6 +24,7 @@ from ._branch import norm_branch as norm_branch
 from ._convert import convert_split_norm as convert_split_norm
 from ._load import load_split_state_dict as load_split_state_dict
 from ._merge import merge_split_norm as merge_split_norm
+from ._shared import Share as Share
 from ._split import SplitNorm as SplitNorm
 from ._walk import batch_norms as batch_norms
 from ._walk import check_split_norm as check_split_norm

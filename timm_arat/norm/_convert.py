@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ._shared import SHARES, Share, check_shareable, drop_shared
 from ._split import SplitNorm
 from ._table import SPLIT_CLASSES
 from ._walk import RECORD, norm_modules, refuse_dead_aux, split_norms
@@ -15,7 +16,7 @@ Model = TypeVar("Model", bound=nn.Module)
 Norms = Literal["all"] | Sequence[type[nn.Module]]
 
 
-def convert_split_norm(model: Model, *, norms: Norms | None = None) -> Model:
+def convert_split_norm(model: Model, *, norms: Norms | None = None, share: Share | None = None) -> Model:
     """Gives the norms of `model` a second set of parameters and statistics, in place; returns `model`.
 
     The second set starts as a copy, so both branches compute what the plain model computed. Module objects, their
@@ -25,6 +26,8 @@ def convert_split_norm(model: Model, *, norms: Norms | None = None) -> Model:
 
     norms: None, every BatchNorm; 'all', also the affine parameters of LayerNorm, GroupNorm and RMSNorm kinds (torch's
         and timm's); or the classes to split, subclasses included.
+    share: None, each branch has all of its own; 'affine' or 'statistics', this half of a BatchNorm is main's for both
+        branches (an ablation). Shared statistics are of both halves of a batch together in training.
     Raises ValueError, before anything is changed, when there is nothing to split, when a norm has a class that is not
     in the table, or when another layer that couples the images of a batch (EvoNormB, InplaceAbn) would stay shared.
     """
@@ -42,9 +45,14 @@ def convert_split_norm(model: Model, *, norms: Norms | None = None) -> Model:
         )
     if not chosen:
         raise ValueError(_nothing_to_split(model, norms))
+    if share is not None:
+        if share not in SHARES:
+            raise ValueError(f"share={share!r} is not None, {' or '.join(map(repr, SHARES))}")
+        for name, module in chosen:
+            check_shareable(module, name)
     for _, module in chosen:
         if not isinstance(module, SplitNorm):
-            _split(module)
+            _split(module, share)
     model.__dict__[RECORD] = frozenset(name for name, _ in split_norms(model))
     return model
 
@@ -75,14 +83,16 @@ def _couples_images(module: nn.Module) -> bool:
     return moves and not isinstance(module, _BatchNorm)
 
 
-def _split(module: nn.Module) -> None:
+def _split(module: nn.Module, share: Share | None) -> None:
     split = SPLIT_CLASSES[type(module)]
     aux = _copy_bare(module, split.bare)
+    if share is not None:
+        drop_shared(aux, share)
     module.__class__ = split
     assert isinstance(module, SplitNorm)
     module.aux_bn = nn.ModuleList([aux])
     module.aux_bn.training = module.training
-    module.branch = "main"
+    module.branch, module.share = "main", share
 
 
 def _copy_bare(module: nn.Module, bare: type[nn.Module]) -> nn.Module:

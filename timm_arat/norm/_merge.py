@@ -33,7 +33,7 @@ def merge_split_norm(model: Model, *, branch: Literal["main", "aux"] = "main", m
             kept, other = (main, aux) if branch == "main" else (aux, main)
             # num_batches_tracked is a count: it stays with its branch.
             main.copy_(kept.lerp(other, mix) if mix and kept.is_floating_point() else kept)
-        del norm.aux_bn, norm.branch
+        del norm.aux_bn, norm.branch, norm.share
         plain: nn.Module = norm
         plain.__class__ = norm.original
     for module in model.modules():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from . import _shared
 from ._replay import refuse_unbound_replay
 
 Branch = Literal["main", "aux", "both"]
@@ -25,6 +26,7 @@ class SplitNorm(nn.Module):
     drop: nn.Module
     aux_bn: nn.ModuleList
     branch: Branch  # neither buffer nor parameter: a checkpoint holds no mode
+    share: _shared.Share | None  # what of main serves aux, too
 
     def forward(self, x: Tensor) -> Tensor:
         """x: NxCx..., whose first half is main's and second half aux's when `branch` is 'both'; same shape out."""
@@ -36,11 +38,14 @@ class SplitNorm(nn.Module):
                     f"'both' halves the batch, but {x.shape[0]} is odd: pass torch.cat([x_adv, x]) with as many "
                     f"adversarial images as clean ones"
                 )
-            x_main, x_aux = x.chunk(2)
-            self._check_count(x_main)
-            y = torch.cat([self.bare.forward(self, x_main), aux(x_aux)])
+        halves = x.chunk(2) if self.branch == "both" else (x,)
+        self._check_count(halves[0])
+        if self.share is not None:
+            assert isinstance(self, _BatchNorm) and isinstance(aux, _BatchNorm)  # as conversion has checked
+            y = _shared.forward(self, aux, self.share, self.branch, x)
+        elif self.branch == "both":
+            y = torch.cat([self.bare.forward(self, halves[0]), aux(halves[1])])
         else:
-            self._check_count(x)
             y = self.bare.forward(self, x) if self.branch == "main" else aux(x)
         # act and drop are shared: run once, over both halves.
         return y if self.bare is self.original else self.act(self.drop(y))
