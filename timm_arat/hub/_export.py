@@ -88,9 +88,17 @@ def _check_free(folder: Path) -> None:
 
 
 def aux_norm(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and statistics of the auxiliary branch, by their keys in the split model; empty for a plain one."""
-    prefixes = tuple(f"{name}.aux_bn.".lstrip(".") for name, _ in split_norms(model))
-    return {key: value.clone().contiguous() for key, value in model.state_dict().items() if key.startswith(prefixes)}
+    """Parameters and statistics of the auxiliary branch, by their keys in a split model; empty for a plain one.
+
+    It is whole also where the branches share a half, so that it fits a model whose norms are split as usual.
+    """
+    found = {}
+    for name, norm in split_norms(model):
+        own = norm.aux_bn[0].state_dict()
+        shared = {key: value for key, value in norm.state_dict().items() if not key.startswith("aux_bn.")}
+        for key, value in ({key: shared[key] for key in shared if norm.share} | own).items():
+            found[f"{name}.aux_bn.0.{key}".lstrip(".")] = value.clone().contiguous()
+    return found
 
 
 def _verify(model: nn.Module, plain: nn.Module, aside: Path, folder: Path, mixed: bool) -> None:

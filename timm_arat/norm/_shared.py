@@ -41,18 +41,15 @@ def forward(norm: _BatchNorm, aux: _BatchNorm, share: Share, branch: str, x: Ten
 
     Shared statistics are those of both halves together while training, so that a pass of both is one normalisation.
     """
+    if branch != "both":  # one normalisation, bit for bit torch's own
+        one = norm if branch == "main" else aux
+        statistics, affine = (norm, one) if share == "statistics" else (one, norm)
+        return _normalised(statistics, x, affine.weight, affine.bias)
     if share == "statistics":
-        y = _normalised(norm, x, None, None)
-        halves = list(zip(y.chunk(2), (norm, aux), strict=True)) if branch == "both" else [(y, _of(norm, aux, branch))]
-        return torch.cat([_scaled(half, each) for half, each in halves])
-    if branch != "both":
-        return _normalised(_of(norm, aux, branch), x, norm.weight, norm.bias)
+        halves = _normalised(norm, x, None, None).chunk(2)
+        return torch.cat([_scaled(half, each) for half, each in zip(halves, (norm, aux), strict=True)])
     pairs = zip(x.chunk(2), (norm, aux), strict=True)
     return torch.cat([_normalised(each, half, norm.weight, norm.bias) for half, each in pairs])
-
-
-def _of(norm: _BatchNorm, aux: _BatchNorm, branch: str) -> _BatchNorm:
-    return norm if branch == "main" else aux
 
 
 def _scaled(y: Tensor, norm: _BatchNorm) -> Tensor:
