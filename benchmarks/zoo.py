@@ -143,15 +143,19 @@ def draw(found: list[Entry], path: Path) -> None:
     figure = Figure(figsize=(5 * len(tags), 4), layout="constrained")
     for axis, tag in zip(figure.subplots(1, len(tags), squeeze=False)[0], tags, strict=True):
         here = [entry for entry in found if entry.tag == tag]
+        points = []
         for entry in here:
             low, high = entry.results.autoattack.interval if entry.results.autoattack else (0, 0)
-            robust = 100 * (entry.row.autoattack or 0.0)
+            clean, robust = 100 * (entry.row.clean or 0.0), 100 * (entry.row.autoattack or 0.0)
             bars = [[robust - 100 * low], [100 * high - robust]]
-            axis.errorbar(100 * (entry.row.clean or 0.0), robust, yerr=bars, marker="o", capsize=3, color="tab:blue")
-            _name(axis, entry.row.name.partition(".")[0], 100 * (entry.row.clean or 0.0), robust)
+            axis.errorbar(clean, robust, yerr=bars, marker="o", capsize=3, color="tab:blue")
+            points.append((entry.row.name.partition(".")[0], clean, robust))
         for each in rivals.get(tag, {"rows": []})["rows"]:
             axis.plot(each["clean"], each["autoattack"], "o", mfc="none", color="tab:gray")
-            _name(axis, each["name"].partition(" (")[0], each["clean"], each["autoattack"])
+            points.append((each["name"].partition(" (")[0], each["clean"], each["autoattack"]))
+        middle = sum(clean for _, clean, _ in points) / len(points)
+        for name, clean, robust in points:
+            _name(axis, name, clean, robust, to_the_left=clean > middle)
         axis.set_title(f"{here[0].row.data}, {here[0].threat}", parse_math=False, fontsize="medium")
         axis.set_xlabel("clean accuracy in %")
         axis.margins(0.25, 0.15)
@@ -159,8 +163,9 @@ def draw(found: list[Entry], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _name(axis: Any, text: str, x: float, y: float) -> None:
-    axis.annotate(text, (x, y), textcoords="offset points", xytext=(5, 5), fontsize="x-small", parse_math=False)
+def _name(axis: Any, text: str, x: float, y: float, to_the_left: bool) -> None:
+    place: Any = dict(xytext=(-5, 5), ha="right") if to_the_left else dict(xytext=(5, 5))
+    axis.annotate(text, (x, y), textcoords="offset points", fontsize="x-small", parse_math=False, **place)
 
 
 @cli
