@@ -7,10 +7,14 @@ import sys
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from helpers_engine import fresh_accelerate, tiny  # noqa: F401  # a fixture
+from safetensors.torch import load_file, save_file
 
-from timm_arat import ARAT, PGD, export
-from timm_arat.norm import is_split, norm_branch
+from timm_arat import ARAT, PGD, export, in_pixels
+from timm_arat.engine.train import train
+from timm_arat.evaluation import EvaluationConfig, fingerprint
+from timm_arat.hub._agree import check_run
+from timm_arat.norm import convert_split_norm, is_split, norm_branch
 
 READ = """
 import sys, json, timm, torch
@@ -62,3 +66,34 @@ def test_an_export_that_does_not_read_back_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("timm_arat.hub._export.save_for_hf", spoil)
     with pytest.raises(ValueError, match="does not give back"):
         export(model, tmp_path)
+
+
+def test_half_precision_is_half_the_size_and_loads_as_its_rounded_weights(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("resnet20_cifar", num_classes=5, layers=(1, 1), channels=(16, 32), zero_init_last=False)
+    convert_split_norm(model)
+    args = {"layers": (1, 1), "channels": (16, 32), "zero_init_last": False}
+    whole, half = (export(model, tmp_path / str(h), model_args=args, half=h) for h in (False, True))
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (whole, half)]
+    assert 0.4 < sizes[1] / sizes[0] < 0.65
+    loaded = timm.create_model(f"local-dir:{half}", pretrained=True).eval()
+    rounded = timm.create_model(f"local-dir:{whole}", pretrained=True).eval()
+    for parameter in rounded.parameters():
+        parameter.data = parameter.data.half().float()
+    x = torch.rand(2, 3, 16, 16)
+    assert torch.equal(loaded(x), rounded(x)) and loaded.conv1.weight.dtype == torch.float32
+    with torch.no_grad():
+        model.conv1.weight[0] = 1e6
+    with pytest.raises(ValueError, match="conv1.weight does not fit half precision"):
+        export(model, tmp_path / "large", model_args=args, half=True)
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_a_run_in_half_precision_is_evaluated_as_it_is_published(tmp_path):
+    folder = tmp_path / "run"
+    train(tiny(folder, half=True, epochs=1, evaluation=EvaluationConfig(batch_size=200, autoattack_images=4)))
+    assert load_file(folder / "model/model.safetensors")["conv1.weight"].dtype == torch.float16
+    results = check_run(folder)  # of these weights, and these the trained ones after rounding
+    assert results.weights == fingerprint(
+        in_pixels(timm.create_model(f"local-dir:{folder / 'model'}", pretrained=True))
+    )

@@ -152,6 +152,7 @@ class TrainConfig:
         checkpoint_minutes: Minutes between checkpoints within an epoch; there is one after every epoch.
         keep_checkpoints: Newest checkpoints to keep.
         log_every: Steps between two updates of the log and the trackers.
+        half: Export the weights in half precision, rounded to float16, at half the size; they are evaluated so.
         trackers: Experiment trackers of accelerate by name: tensorboard, wandb, trackio ...
     """
 
@@ -180,6 +181,7 @@ class TrainConfig:
     checkpoint_minutes: float = 5.0
     keep_checkpoints: int = 2
     log_every: int = 20
+    half: bool = False
     trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

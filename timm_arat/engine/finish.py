@@ -33,7 +33,7 @@ def finish(session: Session, log: Log) -> Robustness:
         facts: dict[str, Any] = {"training": _facts(session) | _averaged(config, log)}
         if names != tuple(map(str, range(len(names)))):
             facts["label_names"] = list(names)
-        export(chosen, folder / "model", model_args=config.model.kwargs, **facts)
+        export(chosen, folder / "model", model_args=config.model.kwargs, half=config.half, **facts)
     accelerator.wait_for_everyone()
     attacks = config.evaluation.attacks
     log.say(f"measuring the best weights on the test images: {', '.join(attacks)}")

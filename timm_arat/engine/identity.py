@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 # the former one becomes wrong. Groups end in a dot.
 MAY_CHANGE = (
     "epochs", "evaluation.", "analysis.", "twin.", "twin", "output", "resume", "threads", "compile", "log_every",
-    "trackers", "checkpoint_minutes", "keep_checkpoints", "data.root", "data.download", "data.workers", "data.cache",
+    "half", "trackers", "checkpoint_minutes", "keep_checkpoints", "data.root", "data.download", "data.workers",
+    "data.cache",
 )  # fmt: skip
 
 

@@ -49,7 +49,9 @@ def check_run(run: Path) -> Robustness:
     trained = load_file(run / "weights" / "best.safetensors")
     exported = create(f"local-dir:{run / 'model'}", pretrained=True).eval()
     again = create(f"local-dir:{run / 'model'}").eval()
-    again.load_state_dict({key: trained[key] for key in exported.state_dict()})
+    written = load_file(run / "model" / "model.safetensors")
+    # What was exported in half precision is compared with the trained weights after the same rounding.
+    again.load_state_dict({key: trained[key].to(written[key].dtype) for key in exported.state_dict()})
     size: tuple[int, int, int] = exported.pretrained_cfg["input_size"]  # type: ignore[index, assignment]  # timm's
     x = torch.rand((2, *size), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

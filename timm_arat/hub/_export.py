@@ -23,6 +23,7 @@ def export(
     *,
     mix: float = 0.0,
     model_args: dict[str, Any] | None = None,
+    half: bool = False,
     **facts: Any,
 ) -> Path:
     """Write the plain backbone of `model` (its main branch) as config.json and model.safetensors.
@@ -38,10 +39,12 @@ def export(
             files stay as they are.
         mix: Share of the auxiliary branch in the norms that are written, in [0, 1]; see `merge_split_norm`.
         model_args: What `timm.create_model` was given beyond the name and the number of classes.
+        half: Write the parameters in half precision, rounded to float16; they load into a float32 model as ever.
         facts: Further top-level entries of config.json, such as the threat model.
 
     Raises:
-        ValueError: the export does not give back the logits of `model`, bit for bit, or `folder` holds a config.json or
+        ValueError: the export does not give back the logits of `model` (with `half`, of its rounded weights), bit for
+            bit, a weight is too large for `half`, or `folder` holds a config.json or
             weights that are no export of a timm model; what is there is left as it was.
     """
     folder = Path(folder)
@@ -57,13 +60,18 @@ def export(
     # split_norm is an argument of our names; what is written is plain. timm keeps its own record of the arguments.
     args = {key: value for key, value in (model_args or {}).items() if key != "split_norm"}
     getattr(plain, "_model_args", {}).pop("split_norm", None)
+    if half:
+        _round(plain)
+        aux = {key: value.half() if value.is_floating_point() else value for key, value in aux.items()}
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export.", dir=folder) as partial:
         aside = Path(partial)
-        save_for_hf(plain, str(aside), model_config=facts, model_args=args, safe_serialization=True)
+        save_for_hf(
+            _halved(plain) if half else plain, str(aside), model_config=facts, model_args=args, safe_serialization=True
+        )
         if aux:
             save_file(aux, aside / AUX_NORM)
-        _verify(model, plain, aside, folder, mixed=bool(mix))
+        _verify(model, plain, aside, folder, other=bool(mix) or half)
         # A move replaces a link, where writing would go through it to somebody's other file.
         for name in (WEIGHTS, AUX_NORM, "config.json"):
             if (aside / name).exists():
@@ -71,6 +79,24 @@ def export(
             else:
                 (folder / name).unlink(missing_ok=True)
     return folder
+
+
+@torch.no_grad()
+def _round(model: nn.Module) -> None:
+    """Round the parameters of `model` to what half precision holds, in place. Statistics, which are few, stay."""
+    for name, parameter in model.named_parameters():
+        rounded = parameter.half()
+        if not rounded.isfinite().all():
+            raise ValueError(f"half=True: the weight {name} does not fit half precision, whose largest number is 65504")
+        parameter.copy_(rounded)
+
+
+def _halved(model: nn.Module) -> nn.Module:
+    """A copy of a rounded model whose parameters take half the room."""
+    copy = deepcopy(model)
+    for parameter in copy.parameters():
+        parameter.data = parameter.data.half()
+    return copy
 
 
 def _check_free(folder: Path) -> None:
@@ -101,7 +127,7 @@ def aux_norm(model: nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
-def _verify(model: nn.Module, plain: nn.Module, aside: Path, folder: Path, mixed: bool) -> None:
+def _verify(model: nn.Module, plain: nn.Module, aside: Path, folder: Path, other: bool) -> None:
     """ValueError unless what lies in `aside`, and is meant for `folder`, gives back the logits."""
     saved = load_file(aside / WEIGHTS)
     config = read_config(aside / "config.json")
@@ -111,8 +137,8 @@ def _verify(model: nn.Module, plain: nn.Module, aside: Path, folder: Path, mixed
     with torch.no_grad():
         if saved.keys() != plain.state_dict().keys() or not torch.equal(loaded(x), plain(x)):
             raise ValueError(f"the model exported to {folder} does not give back the trained model's logits")
-        if mixed:
-            return  # the mixed model exists as `plain` only
+        if other:
+            return  # a mixed or rounded model exists as `plain` only
         trained = deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
         if is_split(trained):
             with norm_branch(trained, "main"):
