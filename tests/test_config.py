@@ -165,14 +165,16 @@ BELONGINGS = {"model.name": ("model.kwargs",)}
 def test_another_name_on_the_command_line_drops_what_belonged_to_the_old_one_and_says_so(recipe, capsys):
     config = run("--config", recipe, "--method.name", "madry", "--method.smoothing", "0.2", belongings=BELONGINGS)
     assert config.method == Madry(Attack(), 0.2) and config.model == Model("resnet18", {"layers": [1, 1]})
-    said = "train: left out, since they belong to another: method.weight, method.attack.eps, method.attack.steps\n"
-    assert capsys.readouterr().err == said
+    said = "which says them of another: method.weight, method.attack.eps, method.attack.steps\n"
+    assert capsys.readouterr().err == f"train: left out of {recipe}, {said}"
     assert run("--config", recipe, "--method", "madry", "--method.smoothing", "0.2").method == config.method
     capsys.readouterr()
 
     config = run("--config", recipe, "--model.name", "vit", "--model.kwargs.depth", "3", belongings=BELONGINGS)
     assert config.model == Model("vit", {"depth": 3}) and config.method.weight == 30
-    assert capsys.readouterr().err == "train: left out, since they belong to another: model.kwargs\n"
+    assert capsys.readouterr().err == f"train: left out of {recipe}, which says them of another: model.kwargs\n"
+    run("--config", recipe, "--model.name", "vit", "--model.kwargs", "{a: 1}", belongings=BELONGINGS)
+    assert capsys.readouterr().err == "", "given here, so nothing that was asked for is left out"
     assert run("--config", recipe, "--model.name", "vit").model.kwargs == {"layers": [1, 1]}, "belongs to nothing here"
 
 
@@ -463,12 +465,12 @@ def test_what_a_recipe_says_of_its_method_data_or_network_goes_with_the_name(cap
     assert trades == replace(cifar, method=TRADESConfig(beta=6.0)), "the threat belongs to no method"
     assert trades.attack == PGD(eps=8 / 255, steps=3)
     assert train_config("--config", "cifar10_resnet20", "--method.name", "trades") == trades
-    assert capsys.readouterr().err == "x: left out, since they belong to another: method.weight\n"
+    assert capsys.readouterr().err.endswith(", which says them of another: method.weight\n")
 
     folder = train_config("--config", "cifar10_resnet20", "--data.name", "folder", "--data.image_size", "32")
     assert (folder.data.root, folder.data.download, folder.data.image_size) == (None, False, 32)
     assert (folder.data.crop, folder.data.val_size) == (cifar.data.crop, cifar.data.val_size)
-    assert capsys.readouterr().err == "x: left out, since they belong to another: data.root, data.download\n"
+    assert capsys.readouterr().err.endswith(", which says them of another: data.root, data.download\n")
 
     vit = train_config("--config", "digits", "--model.name", "test_vit").model
     assert (vit.name, vit.kwargs) == ("test_vit", {})

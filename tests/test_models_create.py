@@ -304,3 +304,16 @@ def test_weights_that_the_wheel_leaves_out_are_named(tmp_path, monkeypatch, fold
     (card / "model.safetensors").unlink()
     with pytest.raises(WeightsNotFoundError, match=f"in the repository of timm_arat, as hub_cards/{name}/model.safe"):
         timm.create_model(name, pretrained=True)
+
+
+def test_a_foreign_file_of_safetensors(tmp_path):
+    source, model = (timm.create_model("test_resnet", num_classes=3) for _ in range(2))
+    save_file({f"module.{key}": value for key, value in source.state_dict().items()}, tmp_path / "x.safetensors")
+    report = load_foreign(model, tmp_path / "x.safetensors")
+    assert report.prefixes == ("module.",)
+    assert all(
+        torch.equal(a, b) for a, b in zip(source.state_dict().values(), model.state_dict().values(), strict=True)
+    )
+    (tmp_path / "torn.safetensors").write_bytes(b"123")
+    with pytest.raises(ValueError, match="torn.safetensors cannot be read"):
+        load_foreign(model, tmp_path / "torn.safetensors")

@@ -136,7 +136,7 @@ def runs_of(comparison: Comparison) -> list[Run]:
 
 def _protocol(comparison: Comparison) -> TrainConfig:
     config = _stacked(comparison, comparison.recipe, comparison.settings)
-    if not config.data.val_size:
+    if not config.data.validates:
         raise ValueError(
             f"{comparison.file}: data.val_size is 0: the best epoch is chosen on held-out training images, so that the "
             "test images are seen once; set it, such as to 1000, under settings"

@@ -72,8 +72,9 @@ def read(
         for path, tree in files.chain(config):
             settings, _ = _stacked(settings, from_yaml(tree, str(path), known, variants), owned, defaults)
     settings, lost = _stacked(settings, given, owned, defaults)
+    lost = [key for key in lost if key not in {setting.key for setting in given}]
     if lost and is_main_process():
-        print(f"{prog}: left out, since they belong to another: {', '.join(lost)}", file=sys.stderr)
+        print(f"{prog}: left out of {config}, which says them of another: {', '.join(lost)}", file=sys.stderr)
 
     names: dict[str, str | None] = {}
     for group in groups:

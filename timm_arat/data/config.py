@@ -10,6 +10,8 @@ from timm_arat.data.options import check_mixup, check_transform
 class DataConfig:
     """Images, their splits and their augmentation; pixels are in [0, 1] and never normalised here.
 
+    As timm and torchvision, no reader follows a photograph's EXIF orientation: pixels are taken as they are stored.
+
     Attributes:
         name: Data set: digits, or any name of timm.data.create_dataset (folder, torch/cifar10, hfds/NAME_OR_FOLDER).
         root: Folder of the images (folder, torch/...) or of downloads (hfds/...).
@@ -83,10 +85,15 @@ class DataConfig:
             raise ValueError(f"test_split={self.test_split!r} is the training split too; test on other images")
         if self.val_split is not None and self.val_size:
             raise ValueError(
-                f"val_split={self.val_split!r} and val_size={self.val_size} are two sources of validation images; "
-                "leave out one of the two"
+                f"val_split={self.val_split!r} and val_size={self.val_size} are two sources of validation images: set "
+                "val_size=0 (a recipe may have given it), or leave val_split out"
             )
         if self.crop not in ("pad4", "rrc", "none"):
             raise ValueError(f"crop={self.crop!r} is not one of pad4, rrc, none")
         check_transform(self.transform, self.crop)
         check_mixup(self.mixup, self.batch_size)
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are images to choose the checkpoint by."""
+        return bool(self.val_size) or self.val_split is not None

@@ -48,7 +48,8 @@ def _errors(what: str) -> Iterator[None]:
             f"{what} is too large: {error} Make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
         ) from error
     except Exception as error:  # each of Pillow's decoders fails in its own way, with SyntaxError, struct.error
-        raise ValueError(f"{what} cannot be read: {error or type(error).__name__}") from error
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{what} cannot be read: {reason}; repair it, or take it out") from error
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -69,6 +69,10 @@ class Images(Dataset[tuple[Tensor, int]]):
         height, width = self._stored(0).shape[-2:]
         return torch.arange(1, height * width + 1, dtype=torch.int32).view(1, height, width)
 
+    def relabel(self, to_other: Tensor) -> None:
+        """Carry the labels into another list of classes: `to_other[label]` is the class there."""
+        self.labels = to_other[self.labels]
+
     def plain(self) -> "Images":
         """The same images without augmentation, sharing the memory."""
         plain = copy.copy(self)

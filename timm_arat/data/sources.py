@@ -133,7 +133,10 @@ def _split_root(root: str | None, split: str) -> str:
     for name in (split, *synonyms):
         if name in entries:
             return entries[name]
-    raise ValueError(f"data.root={root!r} has no split {split!r}; it holds {', '.join(entries) or 'no folders'}")
+    raise ValueError(
+        f"data.root={root!r} has no split {split!r}; it holds {', '.join(entries) or 'no folders'}: name the right "
+        "ones by data.train_split and data.test_split"
+    )
 
 
 def _check_columns(name: str, reader: Any) -> None:

@@ -43,7 +43,8 @@ class Outcome:
 def prepare(checkpoint: Checkpoint, path: str | Path) -> Tensor:
     """The image file `path` as `checkpoint` was tested on images, 1xCxHxW in [0, 1].
 
-    Of any size and kind of pixel: transparent ones lie on white, and a camera's note of how it was held is followed.
+    Of any size and kind of pixel: transparent ones lie on white. A camera's note of how it was held is followed, which
+    no reader of data sets does: a person who drops a photograph sees it upright.
 
     Raises:
         ValueError: it is no image that Pillow reads, or too long a strip.

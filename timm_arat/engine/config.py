@@ -190,10 +190,10 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} is not at least 1")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads} is not at least 1; leave it out for cores / local processes")
-        if self.optimizer.schedule == "plateau" and not self.data.val_size:
+        if self.optimizer.schedule == "plateau" and not self.data.validates:
             raise ValueError(
-                "optimizer.schedule=plateau follows the validation score: hold images out with data.val_size, or "
-                "take another schedule"
+                "optimizer.schedule=plateau follows the validation score: hold images out with data.val_size, name a "
+                "data.val_split, or take another schedule"
             )
         # Checked while the command line is read, so that a threat that cannot be is an error before anything is built.
         self.evaluated()

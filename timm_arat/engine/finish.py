@@ -29,10 +29,9 @@ def finish(session: Session, log: Log) -> Robustness:
     config, folder, accelerator = session.config, session.folder, session.accelerator
     chosen = _load(session, folder / "weights" / "best.safetensors")
     if accelerator.is_main_process:
-        names = session.data.class_names
         facts: dict[str, Any] = {"training": _facts(session) | _averaged(config, log)}
-        if names != tuple(map(str, range(len(names)))):
-            facts["label_names"] = list(names)
+        # Numbers too, where folders are called so: another split may lack one of them.
+        facts["label_names"] = list(session.data.class_names)
         export(chosen, folder / "model", model_args=config.model.kwargs, half=config.half, **facts)
     accelerator.wait_for_everyone()
     attacks = config.evaluation.attacks

@@ -20,7 +20,8 @@ def build_model(config: TrainConfig, data: Data | None = None) -> tuple[nn.Modul
     data = data or load(config.data, input_size=input_size)
     model: Any = create(config.model, "model", input_size, data.num_classes)
     # An export says how its own images were prepared, and nothing of a checkpoint that it may have started from.
-    model.pretrained_cfg.update(data.preprocessing | {"tag": "", "paper_ids": None, "origin_url": None})
+    of_the_source = ("paper_ids", "origin_url", "label_names", "label_descriptions")
+    model.pretrained_cfg.update(data.preprocessing | {"tag": ""} | dict.fromkeys(of_the_source))
     return model, data
 
 

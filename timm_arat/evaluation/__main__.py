@@ -72,7 +72,8 @@ def main() -> None:
             "digits, torch/cifar10 or hfds/FOLDER"
         )
     if options.threats or options.corruptions:
-        (_several if options.threats else _corrupted)(options)
+        other = own.differences(options.data, own.norm or "", own.eps or 0.0)  # of the data alone
+        (_several if options.threats else _corrupted)(options, other)
         return
     config = options.config.with_threat(own.norm or "linf", own.eps)  # type: ignore[arg-type]  # checked there
     assert config.norm and config.eps
@@ -99,8 +100,7 @@ def main() -> None:
     written = save(result, output)
     forget(state)
     print(table(result, per_class=options.per_class))
-    if differences:
-        print(f"not what {options.model} was made for: {'; '.join(differences)}")
+    _say_other(options, differences)
     if written != output:
         print(f"{output} is kept: it has more images or attacks than this result")
     print(f"written to {written}")
@@ -109,12 +109,12 @@ def main() -> None:
         print(f"adversarial images are in {options.save_adversarial}{picture}")
 
 
-def _several(options: Options) -> None:
+def _several(options: Options, other: list[str]) -> None:
     """Measure at several threats, which are all said on the command line."""
     from timm_arat.evaluation import evaluate_threats, threats_table
     from timm_arat.evaluation._threats import draw
 
-    output = _new(options, "threats.json")
+    output = _new(options, "threats", other)
     state = output.with_name(output.name + ".state")
     try:
         result = evaluate_threats(
@@ -126,6 +126,7 @@ def _several(options: Options) -> None:
     result.save(output)
     state.unlink()
     print(threats_table(result))
+    _say_other(options, other)
     print(f"written to {output}")
     if find_spec("matplotlib"):
         picture = output.with_suffix(".png")
@@ -133,11 +134,11 @@ def _several(options: Options) -> None:
         print(f"a picture of it is {picture}")
 
 
-def _corrupted(options: Options) -> None:
+def _corrupted(options: Options, other: list[str]) -> None:
     """Measure under corruptions."""
     from timm_arat.evaluation import Corruptions, corruptions_table, evaluate_corruptions
 
-    output = _new(options, "corruptions.json")
+    output = _new(options, "corruptions", other)
     baseline = Corruptions.load(options.corruption_baseline) if options.corruption_baseline else None
     state = output.with_name(output.name + ".state")
     try:
@@ -157,14 +158,24 @@ def _corrupted(options: Options) -> None:
     result.save(output)
     state.unlink()
     print(corruptions_table(result, baseline))
+    _say_other(options, other)
     print(f"written to {output}")
 
 
-def _new(options: Options, name: str) -> Path:
-    """The file to write, which is not there yet: `output`, or NAME in a run's folder, or MODEL.NAME here."""
-    from timm_arat.evaluation._place import beside
+def _say_other(options: Options, other: list[str]) -> None:
+    if other:
+        print(f"not what {options.model} was made for: {'; '.join(other)}")
 
-    output = Path(options.output) if options.output else beside(options.model, name)
+
+def _new(options: Options, name: str, other: list[str]) -> Path:
+    """The file to write, which is not there yet: `output`, or NAME.json in a run's folder, or MODEL.NAME.json here.
+
+    Of `other` data than the model was made for, the name says which.
+    """
+    from timm_arat.evaluation._place import beside, called
+
+    name = f"{name}-{called(options.data)}" if other else name
+    output = Path(options.output) if options.output else beside(options.model, f"{name}.json")
     if output.exists():
         raise ValueError(f"{output} is there: move it, or give --output for this result")
     return output

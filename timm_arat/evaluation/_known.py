@@ -34,6 +34,13 @@ class Known:
         """In what an evaluation is another than the model was made for, each a phrase; empty if nothing is known."""
         found = []
         default = DataConfig()
+        if (
+            self.data.get("root")
+            and data.root
+            and data.name == "folder"
+            and not _is_same_folder(self.data["root"], data.root)
+        ):
+            found.append(f"data.root {data.root} in the place of {self.data['root']}")
         for name in SAME if self.data else ():
             own, asked = self.data.get(name, getattr(default, name)), getattr(data, name)
             if own != asked:
@@ -55,6 +62,11 @@ def known(model: str) -> Known:
             if (folder / name).is_file():
                 return _read(folder / name, folder / "config.json")
     return Known({})
+
+
+def _is_same_folder(own: str, asked: str) -> bool:
+    """Of a published checkpoint, whose folder is somewhere else, by its name alone."""
+    return Path(own).resolve() == Path(asked).resolve() if Path(own).exists() else Path(own).name == Path(asked).name
 
 
 def _folders(model: str) -> list[Path]:
@@ -102,4 +114,5 @@ def _threat(*places: dict[str, Any]) -> tuple[str | None, float | None]:
     eps = next(
         (place["eps"] for place in places if place.get("eps") is not None and place.get("norm") in (None, norm)), None
     )
-    return norm, None if eps is None else float(eps)
+    top, _, bottom = str(eps).partition("/")  # a person may have written 8/255
+    return norm, None if eps is None else float(top) / float(bottom or 1)

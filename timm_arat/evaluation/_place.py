@@ -18,13 +18,23 @@ def place(model: str, data: DataConfig, norm: str, eps: float, *, output: str | 
     """
     path = Path(output) if output else beside(model, "results.json")
     old = load_old(path)
-    name = data.root if data.name == "folder" and data.root else data.name
+    name = _name(data)
     if old is not None and (old.data.name, old.norm) == (name, norm) and abs(old.eps - eps) < 1e-9:
         return path
     if old is None and not (other and output is None):
         return path
-    words = (Path(name).name or name, norm, eps_text(eps).replace("/", "_"))
-    return path.with_name("-".join([path.stem, *(re.sub(r"[^\w.]+", "_", word) for word in words)]) + ".json")
+    words = (called(data), norm, eps_text(eps).replace("/", "_"))
+    return path.with_name("-".join([path.stem, *words]) + ".json")
+
+
+def called(data: DataConfig) -> str:
+    """The data set in a file's name."""
+    name = _name(data)
+    return re.sub(r"[^\w.]+", "_", Path(name).name or name)
+
+
+def _name(data: DataConfig) -> str:
+    return data.root if data.name == "folder" and data.root else data.name
 
 
 def save(result: Robustness, path: Path) -> Path:

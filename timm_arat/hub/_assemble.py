@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..data import Data, DataConfig, load, subset, tensors
+from ..data import Data, DataConfig, load, match_labels, subset, tensors
 from ..evaluation import Robustness, compare, evaluate
 from ..models._json import read_config
 from ..models._weights import AUX_NORM, RECORD, WEIGHTS
@@ -62,6 +62,8 @@ def assemble(
     config = read_config(run / "model" / "config.json")
     found = load(data, input_size=tuple(config["pretrained_cfg"]["input_size"]), splits=("test",))
     assert found.test is not None
+    # The training split, which is not read here, may have more classes: as in the evaluation, they go by their names.
+    found.test.relabel(match_labels(found.class_names, config.get("label_names")).to_other)
     check_images(found.test, results, config)
     found.test.name = public(found.test.name)
 

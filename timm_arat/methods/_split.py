@@ -23,4 +23,6 @@ def split(model: nn.Module, which: SplitWhich) -> None:
         shared: Share | None = {"affine": "statistics", "statistics": "affine"}.get(which)  # type: ignore[assignment]
         convert_split_norm(model, norms="all" if which == "all" else None, share=shared)
     except ValueError as error:
-        raise ValueError(f"split_norm={which!r}: {error}; here split_norm='all' or 'none'") from error
+        raise ValueError(
+            f"split_norm={which!r}: {error}; here split_norm='all' or 'none' (method.split_norm)"
+        ) from error

@@ -11,6 +11,8 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 # Where the weights lie in a training checkpoint, and what wrappers put before each key; the longer prefixes first.
@@ -56,10 +58,11 @@ class ForeignReport:
 
 
 def load_foreign(model: nn.Module, path: str | Path) -> ForeignReport:
-    """Load the .pth (or .pt, .ckpt) file `path`, in the form of RobustBench or MadryLab's robustness, into `model`.
+    """Load the file `path`, in the form of RobustBench or MadryLab's robustness, into `model`.
 
-    Nothing but tensors and plain containers is unpickled. Wrappers' prefixes are taken off the keys, and every key must
-    then be one of the model's with its shape, and every key of the model's be there; batch counters may be missing.
+    It is a .safetensors file, or a pickle (.pth, .pt, .ckpt) of tensors and plain containers: nothing else is
+    unpickled. Wrappers' prefixes are taken off the keys, and every key must then be one of the model's with its shape,
+    and every key of the model's be there; batch counters may be missing.
 
     Raises:
         ValueError: the file holds more than tensors, or its weights are of another architecture; `model` is unchanged.
@@ -102,6 +105,11 @@ def load_foreign(model: nn.Module, path: str | Path) -> ForeignReport:
 
 
 def _open(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} cannot be read ({error}): it is torn, or no safetensors file") from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (
