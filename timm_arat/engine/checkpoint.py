@@ -45,7 +45,10 @@ def room_for(session: "Session") -> int:
     slots = 2 if "betas" in session.optimizer.defaults else 1  # averages that the optimizer keeps of each weight
     average = session.config.average.kind != "none"
     each = weights * (1 + slots + average)
-    places = len(session.images) * session.images.dataset[0][0].numel() * 2 * 2 if session.images.grids else 0
+    train = session.data.train
+    assert train is not None
+    # A warm start keeps two files of float16. Without augmentation, which would draw from the training's generators.
+    places = 2 * 2 * len(train) * train.plain()[0][0].numel() if session.images.grids else 0
     return each * (session.config.keep_checkpoints + 1) + 3 * weights + places
 
 
