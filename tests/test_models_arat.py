@@ -64,7 +64,9 @@ def test_the_names_of_the_design_are_there():
 def test_it_is_the_plain_backbone(name: str) -> None:
     backbone = name.removesuffix("_arat")
     with torch.device("meta"):
-        model, plain = timm.create_model(name), timm.create_model(backbone)
+        # A name without a tag is the checkpoint that there is, of ten classes where it is of Imagenette.
+        untrained = name if "cifar" in name else f"{name}.in1k_linf4"
+        model, plain = timm.create_model(untrained), timm.create_model(backbone)
     assert type(model) is type(plain)
     assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
     cfg: Any = model.pretrained_cfg
@@ -300,7 +302,7 @@ def test_robustbench_s_name_takes_pixels():
     torch.manual_seed(0)
     wrapped = timm.create_model("waseda2025rethinking_resnet18_imagenet_linf", num_classes=1000).eval()
     torch.manual_seed(0)
-    plain = timm.create_model("resnet18_arat").eval()
+    plain = timm.create_model("resnet18_arat.in1k_linf4").eval()
     with torch.no_grad():
         torch.testing.assert_close(wrapped(x), timm_arat.in_pixels(plain)(x))
     assert wrapped.default_cfg["input_size"] == (3, 224, 224), "RobustBench reads it for its transforms"

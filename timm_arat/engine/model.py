@@ -59,6 +59,8 @@ def create(settings: ModelConfig, section: str, input_size: tuple[int, int, int]
         raise ValueError(f"{section}.kwargs: {name} does not take them: {error}") from error
     except WeightsNotFoundError as error:
         raise ValueError(f"{section}.pretrained: {error}") from error
+    if pool := _pool_size(model.pretrained_cfg, name, input_size):
+        target["pool_size"] = pool
     model.pretrained_cfg.update(target)
     if settings.init == "torch":
         _begin_as_torch(model)
@@ -67,6 +69,15 @@ def create(settings: ModelConfig, section: str, input_size: tuple[int, int, int]
     if settings.checkpointing:
         model.set_grad_checkpointing(True)
     return model
+
+
+def _pool_size(cfg: Any, name: str, input_size: tuple[int, int, int]) -> tuple[int, ...] | None:
+    """Height and width of the last features for images of another size than the architecture's own, as timm has them."""
+    source = None if ":" in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if not cfg.get("pool_size") or source is None:
+        return None
+    pairs = zip(source.pool_size or cfg["pool_size"], source.input_size[1:], input_size[1:], strict=True)
+    return tuple(max(1, -(-pool * here // own)) for pool, own, here in pairs)
 
 
 def _begin_as_torch(model: nn.Module) -> None:
