@@ -72,7 +72,7 @@ def create(settings: ModelConfig, section: str, input_size: tuple[int, int, int]
 
 
 def _pool_size(cfg: Any, name: str, input_size: tuple[int, int, int]) -> tuple[int, ...] | None:
-    """Height and width of the last features for images of another size than the architecture's own, as timm has them."""
+    """Height and width of the last features, as timm notes them, for images of another size than its own."""
     source = None if ":" in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
     if not cfg.get("pool_size") or source is None:
         return None
