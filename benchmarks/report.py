@@ -10,12 +10,12 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from timm_arat.config import cli, read
 from timm_arat.engine.best import Select, best_epoch
+from timm_arat.evaluation._table import cell
 from timm_arat.files import read_rows
 
 from ._words import with_list
@@ -85,15 +85,15 @@ def table(runs: list[Path]) -> list[str]:
         cells = [
             model,
             f"best (epoch {chosen})",
-            _cell(best.clean),
-            _cell(best.pgd),
-            _cell(best.autoattack),
+            cell(best.clean),
+            cell(best.pgd),
+            cell(best.autoattack),
             total,
         ]
         lines.append(f"| {' | '.join([*cells, str(len(rows)), cost])} |")
         if (run / "results_last.json").exists():
             last = Robustness.load(run / "results_last.json")
-            lines.append(f"| {model} | last | {_cell(last.clean)} | {_cell(last.pgd)} | - | - | {len(rows)} | |")
+            lines.append(f"| {model} | last | {cell(last.clean)} | {cell(last.pgd)} | - | - | {len(rows)} | |")
     first = results[0]
     where = f"{first.data.name} {first.data.split}".strip()
     lines += [
@@ -180,13 +180,6 @@ def _model(model: str, run: Path, name: str) -> str:
 def _command(run: Path) -> str:
     """The first command of the run, as the launcher got it."""
     return f"accelerate launch {(run / 'command.txt').read_text().splitlines()[0]}"
-
-
-def _cell(score: Any) -> str:
-    if score is None:
-        return "-"
-    low, high = score.interval
-    return f"{100 * score.accuracy:.1f} ± {50 * (high - low):.1f} (n={score.n})"
 
 
 if __name__ == "__main__":

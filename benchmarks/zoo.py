@@ -10,7 +10,8 @@ from typing import Any
 import timm
 
 from timm_arat.config import cli, read
-from timm_arat.evaluation import Robustness, Score, eps_text
+from timm_arat.evaluation import Robustness, eps_text
+from timm_arat.evaluation._table import cell
 from timm_arat.hub import RobustRow, list_robust
 from timm_arat.models._json import read_config, read_json
 from timm_arat.models._weights import CARDS
@@ -105,7 +106,7 @@ def _line(entry: Entry) -> str:
     size = entry.config["pretrained_cfg"]["input_size"][-1]
     cells = [
         f"[{row.name}](../hub_cards/{row.name}/README.md)",
-        *map(_cell, (results.clean, results.pgd, results.autoattack)),
+        *map(cell, (results.clean, results.pgd, results.autoattack)),
         f"{entry.total:.1f}",
         "-" if row.weights is None else f"{row.weights:.2f} M",
         f"{size} px",
@@ -115,13 +116,6 @@ def _line(entry: Entry) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(score: Score | None) -> str:
-    if score is None:
-        return "-"
-    low, high = score.interval
-    return f"{100 * score.accuracy:.1f} ± {50 * (high - low):.1f} (n={score.n})"
-
-
 def readme(found: list[Entry]) -> list[str]:
     """The README's table: name, what it is for, the two accuracies."""
     lines = ["| Name | Data, threat | clean | AutoAttack | Weights |", "|---|---|---|---|---|"]
@@ -129,7 +123,7 @@ def readme(found: list[Entry]) -> list[str]:
         size = "" if entry.row.weights is None else f"{entry.row.weights:.1f} M, "
         lines.append(
             f"| [`{entry.row.name}`](hub_cards/{entry.row.name}/README.md) | {entry.row.data}, {entry.threat} "
-            f"| {_cell(entry.results.clean)} | {_cell(entry.results.autoattack)} | {size}in {entry.where} |"
+            f"| {cell(entry.results.clean)} | {cell(entry.results.autoattack)} | {size}in {entry.where} |"
         )
     return lines
 

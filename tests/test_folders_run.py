@@ -10,9 +10,8 @@ from helpers_engine import forget, fresh_accelerate, tiny  # noqa: F401  # a fix
 from PIL import Image
 
 from timm_arat import Robustness, evaluate
-from timm_arat.config import read, recipes
 from timm_arat.data import DataConfig
-from timm_arat.engine.config import BELONGINGS, VARIANTS, ModelConfig, OptimizerConfig, TrainConfig, ValidationConfig
+from timm_arat.engine.config import ModelConfig, OptimizerConfig, TrainConfig, ValidationConfig, read_recipe
 from timm_arat.engine.train import train
 from timm_arat.evaluation import EvaluationConfig
 from timm_arat.evaluation._known import known
@@ -94,10 +93,10 @@ def _with_recipe(run: Path, root: Path) -> Path:
 
 def test_the_recipe_for_folders_trains_a_network_without_batchnorm_too(tmp_path):
     root = photographs(tmp_path / "data", train="a b", val="a b")
-    words = ["--config", str(recipes()["folder"]), "--data.root", str(root), "--model.name", "test_vit"]
+    words = ["--data.root", str(root), "--model.name", "test_vit"]
     words += ["--method.split_norm", "all", "--data.batch_size", "4", "--epochs", "1", "--threads", "1"]
     words += ["--evaluation.autoattack_images", "2", "--output", str(tmp_path / "run")]
-    found = read(TrainConfig, words, variants=VARIANTS, belongings=BELONGINGS, prog="x", description="")
+    found = read_recipe("folder", *words)
     (results,) = train(found)
     assert results.autoattack.n == 2
     with pytest.raises(ValueError, match=r"here split_norm='all' or 'none' \(method.split_norm\)"):

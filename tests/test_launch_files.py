@@ -12,8 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from helpers_engine import forget, fresh_accelerate  # noqa: F401  # a fixture
 from PIL import Image
 
-from timm_arat.config import read, recipes
-from timm_arat.engine.config import BELONGINGS, VARIANTS, ModelConfig, TrainConfig
+from timm_arat.engine.config import ModelConfig, read_recipe
 from timm_arat.engine.train import train
 
 LAUNCH = Path(__file__).parents[1] / "recipes" / "launch"
@@ -83,8 +82,7 @@ def test_the_imagenet_recipe_runs_end_to_end_at_toy_size(tmp_path):
             folder = tmp_path / "data" / split / f"n{number % 4}"
             folder.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (48, 40), (60 * (number % 4), number, 90)).save(folder / f"{number}.jpg")
-    words = ["--config", str(recipes()["imagenet_resnet50"]), "--data.root", str(tmp_path / "data")]
-    config = read(TrainConfig, words, variants=VARIANTS, belongings=BELONGINGS, prog="x", description="")
+    config = read_recipe("imagenet_resnet50", "--data.root", str(tmp_path / "data"))
     assert (config.attack.norm, config.attack.radius, config.model.pretrained) == ("linf", 4 / 255, True)
     pretrained = tmp_path / "clean"
     small = dict(epochs=1, threads=1, output=str(pretrained), mixed_precision="no")

@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from timm_arat.config import read, recipes
-from timm_arat.engine.config import VARIANTS, ModelConfig, TrainConfig
+from timm_arat.engine.config import ModelConfig, read_recipe
 from timm_arat.engine.model import create
 from timm_arat.engine.optimizer import build_optimizer, build_schedule
 from timm_arat.engine.session import build_method
@@ -37,8 +36,7 @@ NORMS = {
 
 @pytest.fixture(scope="module")
 def official():
-    words = ["--config", str(recipes()["cifar10_resnet18_official"])]
-    return read(TrainConfig, words, variants=VARIANTS, prog="x", description="")
+    return read_recipe("cifar10_resnet18_official")
 
 
 def test_two_steps_are_those_of_the_authors_code(official, monkeypatch):

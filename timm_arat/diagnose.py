@@ -63,7 +63,7 @@ def main() -> None:
     )
     from timm_arat.analysis import figures, rows, table
     from timm_arat.engine.diagnosis import diagnose
-    from timm_arat.files import write_atomically
+    from timm_arat.files import write_text
 
     found, along = {}, {}
     for model in options.models:
@@ -72,16 +72,15 @@ def main() -> None:
             steps=options.steps, layers=options.layers, official=options.official, seed=options.seed,
             device=options.device,
         )  # fmt: skip
-        text = json.dumps(report, indent=1) + "\n"
         path = _json_of(model)
-        write_atomically(path, lambda aside, text=text: aside.write_text(text))  # type: ignore[misc]
+        write_text(path, json.dumps(report, indent=1) + "\n")
         print(f"written to {path}")
         if written := rows.read(Path(model) / rows.FILE):
             along[model] = written
     folder = Path(options.output) if options.output else _folder(options.models)
     folder.mkdir(parents=True, exist_ok=True)
     markdown = table.markdown(found)
-    write_atomically(folder / "analysis.md", lambda aside: aside.write_text(markdown))
+    write_text(folder / "analysis.md", markdown)
     print(f"\n{markdown}")
     if options.figures:
         for path in figures.draw(along, folder):

@@ -37,6 +37,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         _remove(aside)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as the whole of the file `path`, by `write_atomically`."""
+    write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
 def put_in_place(aside: Path, path: Path) -> None:
     """Move the file or folder `aside` to `path`, which it replaces, once the disk has all of it.
 

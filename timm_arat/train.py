@@ -2,36 +2,45 @@
 
 import os
 import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from .config import cli, is_main_process, read
+from .engine.config import BELONGINGS, VARIANTS, TrainConfig
+
+
+@dataclass(frozen=True)
+class Options(TrainConfig):
+    """Robust training of a timm backbone.
+
+    Attributes:
+        dry_run: Say what it will cost, passes, hours, memory and disk, by a few steps; train nothing.
+    """
+
+    dry_run: bool = False
 
 
 @cli
 def main() -> None:
-    """Read the configuration, train, and print what came out as a table; with `--dry-run` say what it will cost."""
-    from .engine.config import BELONGINGS, VARIANTS, TrainConfig
-
-    words = sys.argv[1:]
-    dry = any(word in ("--dry-run", "--dry_run") for word in words)
-    config = read(
-        TrainConfig,
-        _resumed([word for word in words if word not in ("--dry-run", "--dry_run")]),
+    """Read the configuration, train, and print what came out as a table; or say what it will cost."""
+    options = read(
+        Options,
+        _resumed(sys.argv[1:]),
         variants=VARIANTS,
         belongings=BELONGINGS,
         default="digits",
         default_is_of="data.name",
         prog="accelerate launch recipes/train.py",
-        description="Train a timm backbone robustly, evaluate it and export it as a plain timm model. --dry-run says "
-        "what it will cost, by a few steps, and trains nothing.",
+        description="Train a timm backbone robustly, evaluate it and export it as a plain timm model.",
     )
+    config = TrainConfig(**{each.name: getattr(options, each.name) for each in fields(TrainConfig)})
     if is_main_process():
         print(f"training {config.model.name} on {config.data.name}: loading torch and timm", flush=True)
     from .engine.loop import Interrupted
     from .engine.train import train
     from .evaluation import table
 
-    if dry:
+    if options.dry_run:
         from .engine.forecast import forecast
 
         found = forecast(config)

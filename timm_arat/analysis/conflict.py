@@ -133,10 +133,9 @@ def layer_weights(network: nn.Module) -> dict[str, Tensor]:
 
 def _gradient(loss: Tensor, weights: list[Tensor], *, keep: bool, reduce: Reduce | None) -> list[Tensor]:
     """The gradient of `loss` at each weight, zero where it does not depend on it."""
+    grads: tuple[Tensor | None, ...] = (None,) * len(weights)
     if loss.requires_grad:
         grads = torch.autograd.grad(loss, weights, retain_graph=keep, allow_unused=True)
-    else:
-        grads = (None,) * len(weights)  # type: ignore[assignment]
     found = [torch.zeros_like(w) if grad is None else grad for w, grad in zip(weights, grads, strict=True)]
     return [reduce(grad) for grad in found] if reduce else found
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ..config import find, read
-from ..engine.config import BELONGINGS, VARIANTS, ModelConfig, TrainConfig
+from ..engine.config import ModelConfig, TrainConfig, read_recipe
 from ..engine.identity import leaves
 from ..names import nearest
 
@@ -188,11 +188,4 @@ def _stacked(comparison: Comparison, recipe: str, *trees: Mapping[str, Any]) -> 
             above = Path(folder) / f"settings-{number}.yaml"
             above.write_text(yaml.safe_dump({"base": str(path), **tree}, sort_keys=False), encoding="utf-8")
             path = above
-        return read(
-            TrainConfig,
-            ["--config", str(path)],
-            variants=VARIANTS,
-            belongings=BELONGINGS,
-            prog="compare.py",
-            description="",
-        )
+        return read_recipe(path)

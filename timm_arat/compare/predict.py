@@ -11,7 +11,7 @@ from ..data import Data
 from ..engine.config import TrainConfig
 from ..engine.forecast import forecast
 from ..engine.model import build_model
-from ..files import write_atomically
+from ..files import write_text
 from .config import Run, read_comparison, runs_of
 from .prediction import FILE, Prediction, digest, load, threads_of
 
@@ -43,7 +43,7 @@ def _stand_alone(run: Run) -> TrainConfig:
 
 def _save(found: Mapping[str, Prediction], folder: Path) -> None:
     text = json.dumps({name: asdict(each) for name, each in found.items()}, indent=1)
-    write_atomically(folder / FILE, lambda aside: aside.write_text(text))
+    write_text(folder / FILE, text)
 
 
 if __name__ == "__main__":

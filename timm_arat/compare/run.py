@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from ..config import dump, read
-from ..engine.config import BELONGINGS, VARIANTS, TrainConfig
+from ..config import dump
+from ..engine.config import VARIANTS, TrainConfig, read_recipe
 from ..engine.identity import leaves
 from .config import Run
 from .prediction import threads_of
@@ -35,7 +35,7 @@ def check_settings(runs: Sequence[Run]) -> None:
         there = run.folder / "config.yaml"
         if not there.is_file():
             continue
-        was, now = _settings(_read(there)), _settings(run.config)
+        was, now = _settings(read_recipe(there)), _settings(run.config)
         differ = [f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in was if was[key] != now.get(key)]
         if differ or was.keys() != now.keys():
             raise ValueError(
@@ -150,11 +150,6 @@ def _reason(run: Run, code: int) -> str:
         return f"ended by {signal.Signals(-code).name}"
     lines = _beside(run, "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1].removeprefix("error: ") if lines else f"ended with code {code}"
-
-
-def _read(path: Path) -> TrainConfig:
-    words = ["--config", str(path)]
-    return read(TrainConfig, words, variants=VARIANTS, belongings=BELONGINGS, prog="compare.py", description="")
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..engine.costs import Passes
 from ..evaluation import Paired, Robustness, Score, compare, eps_text
+from ..evaluation._table import cell
 from ..files import read_rows
 
 ATTACKS = {"clean": "clean", "pgd": "PGD-20", "autoattack": "AutoAttack"}
@@ -178,9 +179,7 @@ def _accuracy(line: Line, what: str) -> str:
     values = line.values(what)
     if len(values) != 1:
         return _spread(values, 1)
-    score = next(found for each in line.outcomes if (found := getattr(each.result, what)) is not None)
-    low, high = score.interval
-    return f"{values[0]:.1f} ± {50 * (high - low):.1f} (n={score.n})"
+    return cell(next(found for each in line.outcomes if (found := getattr(each.result, what)) is not None))
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

@@ -88,7 +88,7 @@ def attack(
         attacked = int(before.argmax()) if label is None else label
         x_adv = x
         if eps:
-            pgd = PGD(norm=checkpoint.norm, eps=eps, steps=int(steps))  # type: ignore[arg-type]  # it was PGD's before
+            pgd = PGD(norm=checkpoint.norm, eps=eps, steps=int(steps))
             x_adv = pgd(model, x, torch.tensor([attacked], device=x.device))
         after = _probabilities(model, x_adv)
     return Outcome(x.cpu(), x_adv.cpu(), before, after, attacked, label is not None, eps, int(steps))

@@ -118,7 +118,7 @@ def _in_sentences(act: Callable[..., Any]) -> Callable[..., Any]:
             return act(*given)
         except (ValueError, OSError) as error:
             raise gr.Error(html.escape(str(error)), duration=None, print_exception=False) from error
-        except Exception as error:
+        except Exception as error:  # a mistake of ours, whatever it is: gradio would show the visitor its bare text
             traceback.print_exc()
             raise gr.Error(
                 f"Something went wrong that nobody foresaw ({type(error).__name__}); the terminal says more.",

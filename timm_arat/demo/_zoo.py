@@ -15,6 +15,7 @@ from torch import nn
 from ..attacks import PGD
 from ..evaluation import eps_text
 from ..evaluation._known import known
+from ..evaluation.config import Norm
 from ..hub import RobustRow, list_robust
 from ..hub._curves import split_model
 from ..hub._escape import inline
@@ -44,7 +45,7 @@ class Checkpoint:
     name: str
     model: nn.Module
     labels: tuple[str, ...]
-    norm: str
+    norm: Norm
     eps: float
     about: str
     transform: Any
@@ -52,7 +53,8 @@ class Checkpoint:
     @property
     def mode(self) -> str:
         """Pillow's mode of a picture for it."""
-        return "L" if self.model.pretrained_cfg["input_size"][0] == 1 else "RGB"  # type: ignore[index]
+        cfg: Any = self.model.pretrained_cfg
+        return "L" if cfg["input_size"][0] == 1 else "RGB"
 
     @property
     def has_dial(self) -> bool:
@@ -123,10 +125,10 @@ class Zoo:
         row = self._rows.get(name)
         if row is not None:
             model, about = _by_name(name), _numbers(row)
-            threat = PGD(norm=row.norm, eps=row.eps)  # type: ignore[arg-type]  # a result's norm is one of PGD's
+            threat = PGD(norm=row.norm, eps=row.eps)
         else:
             model, about, own = _by_folder(name), "A model of your own.", known(name)
-            threat = PGD(norm=own.norm or "linf", eps=own.eps)  # type: ignore[arg-type]  # PGD checks it
+            threat = PGD(norm=own.norm or "linf", eps=own.eps)
         config = resolve_model_data_config(model)
         if config["input_size"][0] not in (1, 3):
             raise ValueError(
@@ -162,8 +164,10 @@ def class_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def _by_name(name: str) -> nn.Module:
+    cfg = timm.get_pretrained_cfg(name)
+    assert cfg is not None, "list_robust lists registered names only"
     try:
-        fetch(timm.get_pretrained_cfg(name), name, AUX_NORM)  # type: ignore[arg-type]  # it is registered
+        fetch(cfg, name, AUX_NORM)
     except WeightsNotFoundError:
         return timm.create_model(name, pretrained=True)
     return timm.create_model(name, pretrained=True, split_norm=True)

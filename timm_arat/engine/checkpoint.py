@@ -136,7 +136,7 @@ def verified(checkpoint: Path) -> dict[str, Any]:
             if _sha256(checkpoint / name) != expected:
                 raise ValueError(f"{name} is damaged: its sha256 is another than the manifest's")
         return manifest
-    except Exception as error:
+    except (ValueError, OSError) as error:
         raise _unusable(checkpoint, error) from error
 
 

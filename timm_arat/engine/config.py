@@ -1,9 +1,11 @@
 """The configuration of a training run: what a recipe's YAML holds."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from ..attacks import PGD
+from ..config import read
 from ..data import DataConfig
 from ..evaluation import EvaluationConfig
 from ..methods import CONFIGS, ARATConfig
@@ -215,3 +217,19 @@ BELONGINGS = {
     "teacher.name": ("teacher.kwargs", "teacher.pretrained"),
     "method.name": ("teacher",),
 }  # fmt: skip
+
+
+def read_recipe(recipe: str | Path, *words: str) -> TrainConfig:
+    """The recipe called `recipe`, a name or a YAML file, with options as `words` of a command line over it.
+
+    Raises:
+        ValueError: it cannot be found, or a line or word of it cannot be used.
+    """
+    return read(
+        TrainConfig,
+        ["--config", str(recipe), *words],
+        variants=VARIANTS,
+        belongings=BELONGINGS,
+        prog="",
+        description="",
+    )

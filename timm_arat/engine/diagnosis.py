@@ -10,7 +10,6 @@ import torch
 
 from ..analysis import OneTerm, compare, conflict, estimate, see
 from ..attacks import PGD
-from ..config import read
 from ..data import Data, DataConfig, subset
 from ..evaluation import EvaluationConfig, open_model
 from ..evaluation._known import known
@@ -21,7 +20,7 @@ from ..norm import is_split, norm_branch
 from ..pixels import InPixels
 from . import checkpoint, weights
 from .batches import SeededBatches, stack
-from .config import BELONGINGS, VARIANTS, TrainConfig
+from .config import TrainConfig, read_recipe
 from .model import build_model
 from .session import build_method
 from .state import load_tree
@@ -69,14 +68,7 @@ def diagnose(
         torch.manual_seed(seed)
         recipe = Path(model) / "config.yaml"
         if recipe.is_file():
-            config = read(
-                TrainConfig,
-                ["--config", str(recipe)],
-                variants=VARIANTS,
-                belongings=BELONGINGS,
-                prog="",
-                description="",
-            )
+            config = read_recipe(recipe)
             method, loaded, source = _method(config, Path(model))
             method.to(place)
             fields |= {"method": method_name(config.method), "weights": source}
@@ -92,8 +84,9 @@ def diagnose(
                 raise ValueError(f"data.name: {model} does not know its data: give --data.name, such as torch/cifar10")
             test = data or DataConfig(**own.data)
             name = test.name
-            network, _ = open_model(model, place)  # type: ignore[assignment]  # wrapped, since it is timm's
-            threat = EvaluationConfig().with_threat(own.norm or "linf", own.eps)  # type: ignore[arg-type]
+            opened, _ = open_model(model, place)
+            assert isinstance(opened, InPixels), "what is opened by a name is timm's, and wrapped"
+            network, threat = opened, EvaluationConfig().with_threat(own.norm or "linf", own.eps)
         attack = PGD(norm=threat.norm or "linf", eps=threat.eps, steps=steps)
         torch.manual_seed(seed)
         fields |= {"threat": {"norm": attack.norm, "eps": attack.radius, "steps": steps}, "data": name}

@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 
 from ..config import dump
 from ..evaluation import Robustness
-from ..files import write_atomically
+from ..files import write_text
 from ..methods import method_class, method_name
 from . import checkpoint
 from .accelerator import start, where
@@ -87,7 +87,7 @@ def _train(
     if accelerator.is_main_process:
         # A recipe for whoever wants the same again: where it ran is not part of it.
         recipe = dump(replace(config, output=None, resume=False), variants=VARIANTS)
-        write_atomically(folder / "config.yaml", lambda aside: aside.write_text(recipe))
+        write_text(folder / "config.yaml", recipe)
         with (folder / "command.txt").open("a") as file:
             file.write(shlex.join(sys.argv) + "\n")
     if config.trackers:

@@ -75,7 +75,7 @@ def main() -> None:
         other = own.differences(options.data, own.norm or "", own.eps or 0.0)  # of the data alone
         (_several if options.threats else _corrupted)(options, other)
         return
-    config = options.config.with_threat(own.norm or "linf", own.eps)  # type: ignore[arg-type]  # checked there
+    config = options.config.with_threat(own.norm or "linf", own.eps)
     assert config.norm and config.eps
     differences = own.differences(options.data, config.norm, config.eps)
     # Here, so that --help and errors do not wait for torch.

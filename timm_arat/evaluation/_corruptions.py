@@ -5,9 +5,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from ..files import write_atomically
 from ..models._json import read_json
-from ._robustness import ImageSet, as_text
+from ._results import check_format, check_types, reading, write
+from ._robustness import ImageSet
 from ._score import Score
 from ._table import aligned
 
@@ -92,16 +92,14 @@ class Corruptions:
 
     def save(self, path: str | Path) -> None:
         """Write the JSON, whole or not at all."""
-        text = as_text(self.to_json())
-        write_atomically(Path(path), lambda aside: aside.write_text(text, encoding="utf-8"))
+        write(path, self.to_json())
 
     @staticmethod
     def load(path: str | Path) -> "Corruptions":
         """ValueError if the file is not what `save` wrote."""
-        try:
+        with reading(path, "evaluation.evaluate_corruptions"):
             fields = read_json(path)
-            if fields.pop("format") != FORMAT:
-                raise ValueError("another format")
+            check_format(fields.pop("format", None), FORMAT)
             del fields["errors"], fields["mean_error"]
             fields["data"] = ImageSet(**fields["data"])
             fields["size"] = tuple(fields["size"])
@@ -109,9 +107,10 @@ class Corruptions:
             fields["corrupted"] = tuple(
                 Corrupted(**{**each, "score": Score.from_json(each["score"])}) for each in fields["corrupted"]
             )
-            return Corruptions(**fields)
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{path} is not a result of evaluate_corruptions ({error}): evaluate again") from error
+            found = Corruptions(**fields)
+            for what in (found, found.data, *found.corrupted):
+                check_types(what)
+            return found
 
 
 def check_baseline(

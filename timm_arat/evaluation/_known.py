@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from timm_arat.data import DataConfig
+from timm_arat.evaluation.config import Norm
 
 PREPROCESSING = ("image_size", "in_chans", "crop_pct", "interpolation")
 DATA_SET = ("root", "test_split", "input_key", "target_key", "num_classes", "download", "workers", "cache")
@@ -20,7 +21,7 @@ class Known:
     """data: fields of DataConfig by name. norm, eps: the threat. All empty for a model that nobody here trained."""
 
     data: dict[str, Any]
-    norm: str | None = None
+    norm: Norm | None = None
     eps: float | None = None
 
     def words(self, data_name: str) -> list[str]:
@@ -108,7 +109,7 @@ def _part(tree: Any, name: str) -> dict[str, Any]:
     return dict(part) if isinstance(part, Mapping) else {}
 
 
-def _threat(*places: dict[str, Any]) -> tuple[str | None, float | None]:
+def _threat(*places: dict[str, Any]) -> tuple[Norm | None, float | None]:
     """The first norm that is given, and the first eps that stands beside it or beside no norm."""
     norm = next((place["norm"] for place in places if place.get("norm")), None)
     eps = next(

@@ -1,18 +1,15 @@
 """The result of an evaluation, and its JSON."""
 
-import json
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from timm_arat.evaluation._autoattack import ATTACKS
 from timm_arat.evaluation._masking import masking_warnings
+from timm_arat.evaluation._results import check_format, check_types, reading, write
 from timm_arat.evaluation._score import Score
-from timm_arat.files import write_atomically
+from timm_arat.evaluation.config import Norm
 from timm_arat.models._json import read_json
 
 FORMAT = "timm_arat.robustness/1"
@@ -56,7 +53,7 @@ class Robustness:
     model: str
     weights: str
     data: ImageSet
-    norm: str
+    norm: Norm
     eps: float
     scores: dict[str, Score]
     attacks: dict[str, str]
@@ -108,8 +105,7 @@ class Robustness:
     @staticmethod
     def from_json(fields: dict[str, Any]) -> "Robustness":
         """Raises ValueError if these are not the fields that `to_json` gives."""
-        if fields.get("format") != FORMAT:
-            raise ValueError(f"format is {fields.get('format')!r}, wanted {FORMAT!r}: evaluate again")
+        check_format(fields.get("format"), FORMAT)
         kept = dict(fields)
         threat, after = kept.pop("threat"), kept.pop("autoattack", {"after": {}})["after"]
         plain = {name: kept.pop(name) for name in PLAIN if name in kept}
@@ -124,50 +120,18 @@ class Robustness:
         zero_gradient = plain.get("pgd", {}).get("zero_gradient", 0)
         found = Robustness(scores=scores, norm=threat["norm"], eps=threat["eps"], zero_gradient=zero_gradient, **kept)
         for what in (found, found.data):
-            _check_types(what)
+            check_types(what)
         return found
 
     def save(self, path: str | Path) -> None:
         """Write the JSON; an interrupted write leaves what was there before."""
-        text = as_text(self.to_json())
-        write_atomically(Path(path), lambda aside: aside.write_text(text, encoding="utf-8"))
+        write(path, self.to_json())
 
     @staticmethod
     def load(path: str | Path) -> "Robustness":
         """Raises ValueError if the file is not a result that `save` wrote."""
-        try:
+        with reading(path, "evaluate"):
             return Robustness.from_json(read_json(path))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{path} is not a result of timm_arat.evaluate ({error}): evaluate again") from error
-
-
-def _check_types(what: Any) -> None:
-    """ValueError for a field of another type than the dataclass says, or a number that is none."""
-    for name, hint in get_type_hints(type(what)).items():
-        value = getattr(what, name)
-        kind, parts = get_origin(hint) or hint, get_args(hint)
-        if kind is dict:
-            right = isinstance(value, dict) and all(_is(each, parts[1]) for each in value.values())
-        elif kind is tuple:
-            right = all(_is(each, parts[0]) for each in value)
-        elif kind is UnionType:
-            right = any(_is(value, part) for part in parts)
-        else:
-            right = _is(value, kind)
-        if not right:
-            raise ValueError(f"{name} is {str(value)[:40]!r}, wanted {getattr(hint, '__name__', hint)}")
-
-
-def _is(value: Any, kind: type) -> bool:
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
-
-
-def as_text(fields: dict[str, Any]) -> str:
-    """JSON for a person, a field a line, and so a list of numbers."""
-    text = json.dumps(fields, indent=1)
-    return re.sub(r"\[[\d\s,.+e-]*\]", lambda numbers: " ".join(numbers.group().split()), text) + "\n"
 
 
 def eps_text(eps: float) -> str:

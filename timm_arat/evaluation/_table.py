@@ -16,7 +16,7 @@ def table(*results: Robustness, per_class: bool = False) -> str:
     Threats and data sets are named below, once if they are the same for all; then AutoAttack's steps and the warnings.
     per_class: a table of each result's classes follows, see `per_class_table`.
     """
-    rows = [HEADER, *((r.model, _cell(r.clean), _cell(r.pgd), _cell(r.autoattack) + _mark(r)) for r in results)]
+    rows = [HEADER, *((r.model, cell(r.clean), cell(r.pgd), cell(r.autoattack) + _mark(r)) for r in results)]
     lines = aligned(rows)
     lines += [f"AutoAttack*: {what}" for what in dict.fromkeys(r.attacks["autoattack"] for r in results if _mark(r))]
     lines += [f"{', '.join(names)}: {what}" if len(names) < len(results) else what for what, names in _shared(results)]
@@ -56,7 +56,8 @@ def per_class_table(result: Robustness) -> str:
     return "\n".join(lines)
 
 
-def _cell(score: Score | None) -> str:
+def cell(score: Score | None) -> str:
+    """The accuracy in % with half of its 95 % interval and n; a dash without one."""
     return _share(sum(score.correct), score.n) if score else "-"
 
 

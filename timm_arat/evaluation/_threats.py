@@ -1,12 +1,11 @@
 """The result of several threats, its JSON, table and picture."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomically
 from ..models._json import read_json
+from ._results import check_format, check_types, reading, write
 from ._robustness import ImageSet, eps_text
 from ._score import Score
 from .config import Norm
@@ -65,25 +64,24 @@ class Threats:
 
     def save(self, path: str | Path) -> None:
         """Write the JSON, whole or not at all."""
-        text = json.dumps(self.to_json(), indent=1) + "\n"
-        write_atomically(Path(path), lambda aside: aside.write_text(text, encoding="utf-8"))
+        write(path, self.to_json())
 
     @staticmethod
     def load(path: str | Path) -> "Threats":
         """ValueError if the file is not what `save` wrote."""
-        try:
+        with reading(path, "evaluation.evaluate_threats"):
             fields = read_json(path)
-            if fields.pop("format") != FORMAT:
-                raise ValueError("another format")
+            check_format(fields.pop("format", None), FORMAT)
             del fields["worst"]
             fields["data"] = ImageSet(**fields["data"])
             fields["clean"] = Score.from_json(fields["clean"])
             fields["threats"] = tuple(
                 Threat(**{**each, "score": Score.from_json(each["score"])}) for each in fields["threats"]
             )
-            return Threats(**fields)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is not a result of evaluate_threats ({error}): evaluate again") from error
+            found = Threats(**fields)
+            for what in (found, found.data, *found.threats):
+                check_types(what)
+            return found
 
 
 def threats_table(result: Threats) -> str:

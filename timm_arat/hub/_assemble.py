@@ -106,8 +106,9 @@ def _write_recipe(run: Path, folder: Path) -> None:
     """Public copies of how the run was made."""
     (folder / "training.yaml").write_text(public_yaml((run / "config.yaml").read_text()))
     (folder / "summary.jsonl").write_text(public_lines((run / "summary.jsonl").read_text()))
-    command = check_plain(run, "command.txt").read_text().splitlines()[0]
-    (folder / "command.txt").write_text(f"accelerate launch {public_command(command)}\n")
+    # All of them: where a run went on with other settings, the first alone would not give the same weights.
+    commands = dict.fromkeys(map(public_command, check_plain(run, "command.txt").read_text().splitlines()))
+    (folder / "command.txt").write_text("".join(f"accelerate launch {command}\n" for command in commands))
 
 
 def _write_twin(run: Path, folder: Path, results: Robustness) -> None:

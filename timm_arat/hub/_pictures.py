@@ -141,7 +141,7 @@ def _examples(
     x, y, clean = x[chosen], y[chosen], clean[chosen]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(results.seed)
-        x_adv = PGD(norm=results.norm, eps=results.eps, steps=20)(model, x, y)  # type: ignore[arg-type]
+        x_adv = PGD(norm=results.norm, eps=results.eps, steps=20)(model, x, y)
     with torch.no_grad():
         fooled = model(x_adv).argmax(-1)
     difference = x_adv - x

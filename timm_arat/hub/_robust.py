@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..evaluation import Robustness, eps_text
+from ..evaluation.config import Norm
 from ..models import _weights
 from ..models._json import read_config, read_json
 from ..models._safetensors import num_weights
@@ -34,7 +35,7 @@ class RobustRow:
     autoattack: float | None
     n: int
     eps: float
-    norm: str
+    norm: Norm
     data: str
     weights: float | None
     bytes: int | None
