@@ -15,7 +15,7 @@ import yaml
 
 from timm_arat.config import cli, read
 from timm_arat.engine.best import Select, best_epoch
-from timm_arat.evaluation._table import cell
+from timm_arat.evaluation._score import cell
 from timm_arat.files import read_rows
 
 from ._words import with_list

@@ -11,7 +11,7 @@ import timm
 
 from timm_arat.config import cli, read
 from timm_arat.evaluation import Robustness, eps_text
-from timm_arat.evaluation._table import cell
+from timm_arat.evaluation._score import cell
 from timm_arat.hub import RobustRow, list_robust
 from timm_arat.models._json import read_config, read_json
 from timm_arat.models._weights import CARDS

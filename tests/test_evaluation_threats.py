@@ -98,7 +98,7 @@ def test_the_json_comes_back_and_the_table_names_the_worst_case(tmp_path):
     assert lines[0] == "thresholds: PGD-20 on 6 images of tensors"
     assert [line.split("  ")[0] for line in lines[3:]] == ["unchanged", "linf 0.06", "l2 0.04", "all of them"]
     (tmp_path / "threats.json").write_text(json.dumps({"format": "other"}))
-    with pytest.raises(ValueError, match=r"threats.json is not a result of evaluate_threats"):
+    with pytest.raises(ValueError, match=r"threats.json is not a result of timm_arat.evaluation.evaluate_threats"):
         Threats.load(tmp_path / "threats.json")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..engine.costs import Passes
 from ..evaluation import Paired, Robustness, Score, compare, eps_text
-from ..evaluation._table import cell
+from ..evaluation._score import cell
 from ..files import read_rows
 
 ATTACKS = {"clean": "clean", "pgd": "PGD-20", "autoattack": "AutoAttack"}

@@ -124,3 +124,16 @@ def unpack_indices(text: str) -> tuple[int, ...]:
     if sum(int(last or first) - int(first) + 1 for first, _, last in runs) > MOST_INDICES:
         raise ValueError(f"indices {text[:40]!r} name more than {MOST_INDICES:,} images: evaluate again")
     return tuple(i for first, _, last in runs for i in range(int(first), int(last or first) + 1))
+
+
+def cell(score: Score | None) -> str:
+    """The accuracy in % with half of its 95 % interval and n; a dash without one."""
+    return share_text(sum(score.correct), score.n) if score else "-"
+
+
+def share_text(right: int, n: int) -> str:
+    """A share of `right` in `n` in % with half of its 95 % interval and n; a dash where n is 0."""
+    if not n:
+        return "-"
+    low, high = wilson(right, n)
+    return f"{100 * right / n:.1f} \u00b1 {50 * (high - low):.1f} (n={n})"

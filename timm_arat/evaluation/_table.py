@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from timm_arat.evaluation._autoattack import ATTACKS, STANDARD
 from timm_arat.evaluation._robustness import Robustness, eps_text
-from timm_arat.evaluation._score import Score, wilson
+from timm_arat.evaluation._score import cell, share_text
 
 HEADER = ("model", "clean", "PGD-20", "AutoAttack")
 
@@ -49,23 +49,11 @@ def per_class_table(result: Robustness) -> str:
     rows: list[Sequence[str]] = [("class", *HEADER[1:])]
     for number in sorted(shown, key=worst_first):
         name = result.class_names[number] if number < len(result.class_names) else str(number)
-        rows.append((name, *(_share(*score.per_class[number]) if score else "-" for score in scores)))
+        rows.append((name, *(share_text(*score.per_class[number]) if score else "-" for score in scores)))
     lines = [f"{result.model} by class, the worst under the strongest attack first:", *aligned(rows)]
     if left_out := len(every) - len(shown):
         lines.append(f"{left_out} {'class has' if left_out == 1 else 'classes have'} no image among these")
     return "\n".join(lines)
-
-
-def cell(score: Score | None) -> str:
-    """The accuracy in % with half of its 95 % interval and n; a dash without one."""
-    return _share(sum(score.correct), score.n) if score else "-"
-
-
-def _share(right: int, n: int) -> str:
-    if not n:
-        return "-"
-    low, high = wilson(right, n)
-    return f"{100 * right / n:.1f} \u00b1 {50 * (high - low):.1f} (n={n})"
 
 
 def _mark(result: Robustness) -> str:
