@@ -72,9 +72,14 @@ def read(
         for path, tree in files.chain(config):
             settings, _ = _stacked(settings, from_yaml(tree, str(path), known, variants), owned, defaults)
     settings, lost = _stacked(settings, given, owned, defaults)
-    lost = [key for key in lost if key not in {setting.key for setting in given}]
+    lost = {key: value for key, value in lost.items() if key not in {setting.key for setting in given}}
     if lost and is_main_process():
-        print(f"{prog}: left out of {config}, which says them of another: {', '.join(lost)}", file=sys.stderr)
+        said = ", ".join(f"{key}={value}" for key, value in lost.items())
+        print(
+            f"{prog}: {said} of {config} left out, as belonging to what has another name here; give it again if it "
+            "holds here too",
+            file=sys.stderr,
+        )
 
     names: dict[str, str | None] = {}
     for group in groups:
@@ -114,8 +119,8 @@ def dump(config: Any, *, variants: Variants) -> str:
 
 def _stacked(
     below: list[Setting], above: list[Setting], owned: Mapping[str, Sequence[str]], defaults: Mapping[str, Any]
-) -> tuple[list[Setting], list[str]]:
-    """Both, less what is only below and belongs to what `above` no longer names; and the keys of that."""
+) -> tuple[list[Setting], dict[str, Any]]:
+    """Both, less what is only below and belongs to what `above` no longer names; and that, by key."""
     lost: list[Setting] = []
     for name_key, groups in owned.items():
         field = name_key.rpartition(".")[0]
@@ -131,7 +136,7 @@ def _stacked(
                 for each in below
                 if each.key != name_key and (each.key in groups or each.key.startswith(prefixes)) and each not in lost
             ]
-    return [each for each in below if each not in lost] + above, list(dict.fromkeys(each.key for each in lost))
+    return [each for each in below if each not in lost] + above, {each.key: each.value for each in lost}
 
 
 def _assign(

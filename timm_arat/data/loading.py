@@ -23,6 +23,7 @@ class Data:
     """The splits that were asked for (None otherwise) and the classes they share; `val` is part of no other split.
 
     class_names: Of the training split, where it was read; labels of all splits are indices into it.
+    size: Height and width of the images in pixels, as a model gets them.
     preprocessing: What a `pretrained_cfg` must say for timm to prepare images as these are, see `Fit`.
     notes: What a person should be told, a line each: files that were left out.
     """
@@ -32,6 +33,7 @@ class Data:
     test: Images | None
     num_classes: int
     class_names: tuple[str, ...]
+    size: tuple[int, int]
     preprocessing: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -83,7 +85,14 @@ def load(
             images.cache(None if config.cache == "always" else _AUTO_CACHE)
     notes = tuple(f"{names[each]}: {note}" for each, source in sources.items() for note in source.notes)
     return Data(
-        found.get("train"), found.get("val"), found.get("test"), num_classes, class_names, fit.preprocessing, notes
+        found.get("train"),
+        found.get("val"),
+        found.get("test"),
+        num_classes,
+        class_names,
+        size,
+        fit.preprocessing,
+        notes,
     )
 
 

@@ -95,10 +95,11 @@ def _train(
             "timm_arat", config={"method": method_name(config.method), "model": config.model.name}
         )
     parameters = sum(p.numel() for p in session.method.model.parameters())
+    height, width = session.data.size
     log.say(
         f"{method_name(config.method)} on {config.data.name}: {config.model.name}, {parameters / 1e6:.2f} M weights, "
-        f"{len(session.images)} training images, {len(session.loader)} steps an epoch; {where(accelerator)}; "
-        f"to {folder}"
+        f"{len(session.images)} training images of {height}x{width} pixels, "
+        f"{len(session.loader)} steps an epoch; {where(accelerator)}; to {folder}"
     )
     for note in session.data.notes:
         log.say(note)
