@@ -356,3 +356,13 @@ def test_the_shared_cifar10_is_read_untouched(tmp_path):
     assert data.val.labels.bincount().tolist() == [100] * 10
     image = data.test.source.images[7]
     assert torch.equal(tensors(data.test, [7])[0][0], torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255)
+
+
+def test_what_does_not_fit_into_memory_is_refused_or_left_on_the_disk(folder, monkeypatch):
+    memory = type("Memory", (), {"available": 3000})  # the test split's 12 images take 9,216 bytes
+    monkeypatch.setattr("timm_arat.data.images.psutil.virtual_memory", lambda: memory)
+    with pytest.raises(ValueError, match=r"images of 3x16x16 take .* set data.cache never"):
+        load(on(folder, cache="always"), input_size=(3, 16, 16))
+    assert load(on(folder, cache="auto"), input_size=(3, 16, 16)).test.pixels is None
+    memory.available = 10_000  # enough for these, but the rest of the program needs memory too
+    assert load(on(folder, cache="auto"), input_size=(3, 16, 16)).test.pixels is None

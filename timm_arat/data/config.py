@@ -40,7 +40,8 @@ class DataConfig:
         interpolation: How images are resized.
         download: Whether torch/... sets may be downloaded to root.
         workers: Loader processes per process; 0 loads in the main one.
-        cache: Whether to decode once into memory: auto does where images have one size and need less than 2 GiB.
+        cache: Whether to decode once into memory: auto does where images have one size and need less than
+            2 GiB and half of the free memory; always is refused where they need more than is free.
     """
 
     name: str = "digits"

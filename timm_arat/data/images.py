@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -80,16 +81,23 @@ class Images(Dataset[tuple[Tensor, int]]):
         return plain
 
     def cache(self, limit: int | None = None) -> bool:
-        """Decode all into memory; says whether it did: not over `limit` bytes, nor images of several sizes.
+        """Decode all into memory; says whether it did: not over `limit` bytes or half of the memory that is free, nor
+        images of several sizes.
 
-        With no limit, images of several sizes are a ValueError.
+        With no limit, images of several sizes, or of more bytes than memory is free, are a ValueError.
         """
         from timm.data.transforms import MaybePILToTensor
 
         to_tensor = MaybePILToTensor()
         first = to_tensor(self._stored(0))
-        if limit is not None and first.numel() * first.element_size() * len(self) > limit:
+        needed, free = first.numel() * first.element_size() * len(self), psutil.virtual_memory().available
+        if limit is not None and needed > min(limit, free // 2):
             return False
+        if needed > free:
+            raise ValueError(
+                f"{len(self)} images of {'x'.join(map(str, first.shape))} take {needed / 1e9:.3g} GB, and "
+                f"{free / 1e9:.3g} GB of memory are free: set data.cache never, or a smaller data.image_size"
+            )
         pixels = first.new_empty(len(self), *first.shape)
         for index in range(len(self)):
             image = to_tensor(self._stored(index))

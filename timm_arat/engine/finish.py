@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from ..evaluation import AttackName, Robustness, evaluate, fingerprint, merge, open_model
+from ..evaluation._autoattack import STANDARD, describe
 from ..hub import export
 from ..methods import method_name
 from ..norm import is_split, merge_split_norm
@@ -45,6 +46,15 @@ def finish(session: Session, log: Log) -> Robustness:
         _measure(session, log, last, quick, "results_last")
     log.say(f"exported to {folder / 'model'}: timm.create_model('local-dir:{folder / 'model'}', pretrained=True)")
     return results
+
+
+def announce(session: Session) -> str:
+    """What a person should know of the test before the training: that AutoAttack has no standard version here."""
+    attacks, classes = session.config.evaluation.attacks, session.data.num_classes
+    version = describe(classes, fast=False)
+    if "autoattack" not in attacks or version.startswith(STANDARD):
+        return ""
+    return f"with {classes} classes the AutoAttack at the end is {version}"
 
 
 def _load(session: Session, path: Path) -> nn.Module:

@@ -20,7 +20,7 @@ from . import checkpoint
 from .accelerator import start, where
 from .companions import COMPANIONS, Companion
 from .config import VARIANTS, ModelConfig, TrainConfig
-from .finish import finish
+from .finish import announce, finish
 from .lock import locked
 from .log import Log
 from .loop import Interrupted, Loop
@@ -101,7 +101,7 @@ def _train(
         f"{len(session.images)} training images of {height}x{width} pixels, "
         f"{len(session.loader)} steps an epoch; {where(accelerator)}; to {folder}"
     )
-    for note in session.data.notes:
+    for note in filter(None, (*session.data.notes, announce(session))):
         log.say(note)
     if newest:
         log.say(f"resumed from {newest}")
