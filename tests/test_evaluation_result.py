@@ -3,7 +3,11 @@
 import itertools
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -262,3 +266,19 @@ def test_names_of_classes_come_back(tmp_path):
 )
 def test_eps_is_a_fraction_where_it_is_one(eps, text):
     assert eps_text(eps) == text
+
+
+@pytest.mark.parametrize(
+    ("start", "said"), [(["-m", "mine"], "python -m mine"), (["mine/__main__.py"], "mine/__main__.py")]
+)
+def test_the_command_is_what_one_would_type(tmp_path, start, said):
+    """By `-m`, Python makes a path of this machine of the module's name, which must not come into a result."""
+    (tmp_path / "mine").mkdir()
+    text = "from timm_arat.evaluation._where import command_line\nprint(command_line())"
+    (tmp_path / "mine" / "__main__.py").write_text(text)
+    path = f"{Path(__file__).parents[1]}:{tmp_path}"
+    done = subprocess.run(
+        [sys.executable, *start, "--name", "b c"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == f"{said} --name 'b c'"

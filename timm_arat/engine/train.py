@@ -2,8 +2,6 @@
 
 import errno
 import itertools
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +12,7 @@ from accelerate.utils import broadcast_object_list
 
 from ..config import dump
 from ..evaluation import Robustness
+from ..evaluation._where import command_line
 from ..files import write_text
 from ..methods import method_class, method_name
 from . import checkpoint
@@ -89,7 +88,7 @@ def _train(
         recipe = dump(replace(config, output=None, resume=False), variants=VARIANTS)
         write_text(folder / "config.yaml", recipe)
         with (folder / "command.txt").open("a") as file:
-            file.write(shlex.join(sys.argv) + "\n")
+            file.write(command_line() + "\n")
     if config.trackers:
         accelerator.init_trackers(
             "timm_arat", config={"method": method_name(config.method), "model": config.model.name}

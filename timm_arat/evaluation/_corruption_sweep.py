@@ -1,7 +1,5 @@
 """Accuracy under common corruptions: every corruption at every severity, the same images for every model."""
 
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,7 @@ from ._model import device_of, fingerprint, frozen, open_model, with_logits
 from ._progress import Progress
 from ._score import Score
 from ._selection import Data, Selection, select
-from ._where import device_name, versions
+from ._where import command_line, device_name, versions
 
 
 def evaluate_corruptions(
@@ -115,7 +113,7 @@ def evaluate_corruptions(
         seed=seed,
         versions=package_versions,
         device=device_name(device_of(net)),
-        command=command or shlex.join(sys.argv),
+        command=command or command_line(),
     )
 
 

@@ -1,7 +1,5 @@
 """Clean, PGD and AutoAttack accuracy of one model on one data set."""
 
-import shlex
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -26,7 +24,7 @@ from timm_arat.evaluation._robustness import Robustness
 from timm_arat.evaluation._score import Score
 from timm_arat.evaluation._selection import Data, Selection, label_names, select
 from timm_arat.evaluation._unbounded import unbounded_attack
-from timm_arat.evaluation._where import device_name, versions
+from timm_arat.evaluation._where import command_line, device_name, versions
 from timm_arat.evaluation.config import EvaluationConfig
 from timm_arat.fold import folded
 from timm_arat.names import nearest
@@ -147,7 +145,7 @@ def evaluate(
         batch_size=batch_size,
         versions=versions(),
         device=device_name(device_of(net)),
-        command=command or shlex.join(sys.argv),
+        command=command or command_line(),
         fast=fast,
         blind=blind,
         class_names=class_names,

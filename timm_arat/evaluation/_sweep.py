@@ -1,7 +1,5 @@
 """Several threats in one call, with as few attacks as will do: a curve over eps, a worst case of norms."""
 
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -23,7 +21,7 @@ from ._progress import COST, PGD_STEPS, Progress
 from ._score import Score
 from ._selection import Data, select
 from ._threats import Threat, Threats
-from ._where import device_name, versions
+from ._where import command_line, device_name, versions
 from .config import EvaluationConfig, Norm
 
 
@@ -117,7 +115,7 @@ def evaluate_threats(
         batch_size=config.batch_size,
         versions=versions(),
         device=device_name(device_of(net)),
-        command=command or shlex.join(sys.argv),
+        command=command or command_line(),
     )
 
 

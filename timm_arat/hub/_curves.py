@@ -1,8 +1,6 @@
 """What a card shows beside its results: accuracy against eps, and against the mix of the two branches; measured."""
 
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..evaluation import Robustness, evaluate
+from ..evaluation._where import command_line
 from ..models import create
 from ..models._json import read_json
 from ..models._weights import AUX_NORM, WEIGHTS
@@ -61,7 +60,7 @@ def measure(folder: Path, data: Any, results: Robustness, images: int) -> Curves
         norm=results.norm,
         seed=results.seed,
         batch_size=results.batch_size,
-        command=public_command(shlex.join(sys.argv)),
+        command=public_command(command_line()),
     )
     name, eps = folder.name, results.eps
     plain = create(f"local-dir:{folder}", pretrained=True)
