@@ -14,7 +14,15 @@ from timm_arat.attacks import PGD
 from timm_arat.config import read
 from timm_arat.engine.best import best_epoch, score
 from timm_arat.engine.companions.balance import Balance
-from timm_arat.engine.config import VARIANTS, BalanceConfig, GuardConfig, OptimizerConfig, TrainConfig, ValidationConfig
+from timm_arat.engine.config import (
+    VARIANTS,
+    BalanceConfig,
+    GuardConfig,
+    OptimizerConfig,
+    TrainConfig,
+    ValidationConfig,
+    read_recipe,
+)
 from timm_arat.engine.loop import Loop
 from timm_arat.engine.train import train
 from timm_arat.methods import ARATConfig, StandardConfig
@@ -158,3 +166,11 @@ def test_gradient_checkpointing_goes_with_split_norms_validation_and_a_guard(tmp
     # Attacks on a network that checkpoints are not folded, so the two trainings part by rounding.
     assert last[0]["loss"] == pytest.approx(last[1]["loss"], rel=0.03)
     assert {"val_clean", "val_robust"} <= last[1].keys() and ("guard_robust" in last[1]) == bool(every)
+
+
+@pytest.mark.parametrize(("recipe", "section"), [("finetune", "model"), ("cifar10_resnet20_hat", "teacher")])
+def test_a_recipe_that_starts_from_weights_does_so_from_another_checkpoint_too(recipe, section, capsys):
+    """Its arguments belong to the network that it named; that it starts from trained weights is what the recipe is."""
+    found = getattr(read_recipe(recipe, f"--{section}.name", "runs/mine"), section)
+    assert found.pretrained and found.kwargs == {} and "pretrained" not in capsys.readouterr().err
+    assert not getattr(read_recipe(recipe, f"--{section}.pretrained", "false"), section).pretrained

@@ -207,14 +207,15 @@ class TrainConfig:
 
 # What `method.name` and `twin.name` may be in a recipe.
 VARIANTS = {"method": CONFIGS, "twin": CONFIGS}
-# What a recipe says of its data set or its network goes with that where another one is named.
+# What a recipe says of its data set or its network goes with that where another one is named. `pretrained` stays:
+# without it a fine-tuning or a teacher would begin at random, with it weights that do not exist are an error.
 BELONGINGS = {
     "data.name": (
         "data.root", "data.download", "data.train_split", "data.test_split", "data.num_classes", "data.input_key",
         "data.target_key", "data.image_size", "data.in_chans",
     ),
-    "model.name": ("model.kwargs", "model.init", "model.pretrained", "model.freeze_norms"),
-    "teacher.name": ("teacher.kwargs", "teacher.pretrained"),
+    "model.name": ("model.kwargs", "model.init", "model.freeze_norms"),
+    "teacher.name": ("teacher.kwargs",),
     "method.name": ("teacher",),
 }  # fmt: skip
 
