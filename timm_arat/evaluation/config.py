@@ -52,7 +52,9 @@ class EvaluationConfig:
         for name in ("batch_size", "pgd_images", "autoattack_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name}={value} is not at least 1")
+                attack = name.removesuffix("_images")
+                way_out = f"; to leave {attack} out, name the others in attacks" if attack in ATTACK_NAMES else ""
+                raise ValueError(f"{name}={value} is not at least 1{way_out}")
         if self.norm not in (None, *get_args(Norm)):
             raise ValueError(f"norm={self.norm!r} is not one of linf, l2, l1")
         if self.eps is not None:
