@@ -1,6 +1,7 @@
 """Files are whole or as they were, whatever goes wrong; rows of a run survive a crash in the middle of a line."""
 
 import errno
+import os
 import resource
 from pathlib import Path
 
@@ -31,6 +32,26 @@ def test_a_file_and_a_folder_replace_what_was_there(tmp_path):
         write_atomically(tmp_path / "new/folder", folder_of(text))
         assert (tmp_path / "new/file.txt").read_text() == (tmp_path / "new/folder/file").read_text() == text
     assert names(tmp_path) == ["new", "new/file.txt", "new/folder", "new/folder/file"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other rights")
+@pytest.mark.parametrize("mask, rights", [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_weights_may_be_read_by_whom_the_umask_allows(tmp_path, mask, rights):
+    """safetensors makes files that their owner alone may read."""
+
+    def folder(aside: Path) -> None:
+        aside.mkdir()
+        save_file({"a": torch.zeros(1)}, aside / "a.safetensors")
+
+    former = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "alone.safetensors", lambda aside: save_file({"a": torch.zeros(1)}, aside))
+        write_atomically(tmp_path / "folder", folder)
+        assert os.umask(mask) == mask, "left as it was"
+    finally:
+        os.umask(former)
+    for path in (tmp_path / "alone.safetensors", tmp_path / "folder/a.safetensors"):
+        assert path.stat().st_mode & 0o777 == rights
 
 
 @pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])

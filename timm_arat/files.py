@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def put_in_place(aside: Path, path: Path) -> None:
     move. A folder has to make room first: a crash in between leaves the former one beside it, as `.NAME.former`.
     """
     for written in (*aside.rglob("*"), aside):
+        _share(written)
         _sync(written)
     former = path.with_name(f".{path.name}.former")
     if aside.is_dir() and path.is_dir():
@@ -115,6 +117,15 @@ def _errno(error: Exception, folder: Path) -> int | None:
         return int(said.group(1))
     # torch says nothing of the kind, so ask the disk.
     return errno.ENOSPC if shutil.disk_usage(folder).free < 1 << 20 else None
+
+
+def _share(path: Path) -> None:
+    """Give a file that its owner alone may read, as safetensors makes them, the rights of any other new file."""
+    if os.name == "nt" or not path.is_file() or stat.S_IMODE(path.stat().st_mode) != stat.S_IRUSR | stat.S_IWUSR:
+        return
+    mask = os.umask(0)  # the one way to read it
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def _sync(path: Path) -> None:
