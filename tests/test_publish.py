@@ -17,8 +17,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import timm_arat
+from timm_arat.evaluation._autoattack import MARGIN, describe
 from timm_arat.hub import _assemble
 from timm_arat.hub._assemble import check_run
+from timm_arat.hub._card import render
 from timm_arat.hub._files import TWIN, files
 from timm_arat.hub._publish import check
 from timm_arat.norm import norm_branch
@@ -307,6 +309,8 @@ def test_the_card_says_what_the_json_says(folder):
         assert f"{100 * score.accuracy:.1f}" in text and f"| {score.n} |" in text
     curves = json.loads((folder / "curves.json").read_text())
     assert [point["mix"] for point in curves["mix"]] == [0, 0.25, 0.5, 0.75, 1]
+    measured = [*curves["eps"], *(point["result"] for point in curves["mix"])]
+    assert {(point["fast"], point["batch_size"]) for point in measured} == {(results.fast, results.batch_size)}
     assert "The dial between clean and robust accuracy" in text and (folder / "mix.png").stat().st_size > 5000
     assert str(folder.parent) not in text
     # Its own twin: the same numbers twice, and no difference.
@@ -314,6 +318,20 @@ def test_the_card_says_what_the_json_says(folder):
     assert re.search(r"1 epoch, seed 0, \d+ seconds, 0.0 core hours, on", text)
     assert "![Accuracy on held-out images by epoch](training.png)" in text
     assert (folder / "training.png").stat().st_size > 5000
+
+
+def test_the_card_calls_no_other_autoattack_the_standard_one(folder):
+    said = "AutoAttack is the official standard version (BatchNorms folded); its number bounds robust"
+    assert said in (folder / "README.md").read_text()
+    results = timm_arat.Robustness.load(folder / "results.json")
+    for classes, fast, said in (
+        (10, False, "AutoAttack is the official standard version; its"),
+        (4, True, "AutoAttack is the official standard version (3 targets, BatchNorms folded); its"),
+        (3, True, f"AutoAttack is {MARGIN}, 2 targets, BatchNorms folded; its"),
+    ):
+        attacks = {**results.attacks, "autoattack": describe(classes, fast=fast)}
+        replace(results, attacks=attacks).save(folder / "results.json")
+        assert said in render(folder, REPO)["README.md"]
 
 
 def test_a_twin_is_of_the_same_backbone_and_measured_on_the_same_images(run, folder, monkeypatch):

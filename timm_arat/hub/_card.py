@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from ..evaluation import Paired, Robustness, Score, compare, eps_text
+from ..evaluation._autoattack import STANDARD
 from ..models._json import read_config, read_json
 from ..models._weights import AUX_NORM, CARDS
 from ._curves import Curves
@@ -73,7 +74,7 @@ def _facts(folder: Path, config: dict[str, Any], results: Robustness, curves: Cu
         "note": inline(dataset.get("note") or ""),
         "threat": threat,
         "rows": rows,
-        "targets": inline(results.attacks.get("autoattack", "").partition(", ")[2]),
+        "version": inline(_version(results)),
         "warnings": list(map(inline, results.warnings)),
         "input_size": config["pretrained_cfg"]["input_size"],
         "num_classes": config["num_classes"],
@@ -88,6 +89,15 @@ def _facts(folder: Path, config: dict[str, Any], results: Robustness, curves: Cu
         "training": f"{_cost(training, seconds)} on {device}.",
         "command": fenced((folder / "command.txt").read_text().strip(), "bash"),
     }
+
+
+def _version(results: Robustness) -> str:
+    """Which AutoAttack it was: of fewer than four classes there is no standard version."""
+    described = results.attacks.get("autoattack", STANDARD)
+    version, _, details = described.partition(", ")
+    if version != STANDARD:
+        return described
+    return f"the official standard version ({details})" if details else "the official standard version"
 
 
 def _twin(folder: Path, results: Robustness) -> dict[str, Any] | None:

@@ -60,6 +60,7 @@ def measure(folder: Path, data: Any, results: Robustness, images: int) -> Curves
         norm=results.norm,
         seed=results.seed,
         batch_size=results.batch_size,
+        fast=results.fast,
         command=public_command(command_line()),
     )
     name, eps = folder.name, results.eps
