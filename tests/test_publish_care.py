@@ -14,13 +14,14 @@ import pytest
 import timm
 import torch
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import save_file
 
 import timm_arat
 from timm_arat.data import DataConfig
 from timm_arat.evaluation import Score
-from timm_arat.hub import assemble
+from timm_arat.hub import _pictures, assemble
 from timm_arat.hub._agree import check_run, threat_of
 from timm_arat.hub._card import _model_index
 from timm_arat.hub._curves import Curves
@@ -372,3 +373,27 @@ def test_pictures_at_0_and_100_percent(n, right, assembled, tmp_path):
     )
     _figure(tmp_path / "eps.png", (5, 3.4), lambda axis: _eps(axis, results, curves))
     assert (tmp_path / "eps.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("n", [3, 8, 32])
+def test_the_examples_are_of_every_class_though_a_folder_has_them_class_by_class(n, assembled, tmp_path, monkeypatch):
+    figures = []
+
+    def new(size):
+        figures.append(Figure(figsize=size))
+        return figures[-1]
+
+    class Rightly(torch.nn.Module):
+        """The class of an image is its grey in quarters, and stays so within the threat."""
+
+        def forward(self, x):
+            return -(x.mean((1, 2, 3))[:, None] * 4 - torch.arange(4) - 0.5).abs()
+
+    monkeypatch.setattr(_pictures, "_new_figure", new)
+    y = torch.arange(n) * 4 // n
+    x = ((y + 0.5) / 4).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+    results = replace(timm_arat.Robustness.load(assembled / "results.json"), norm="linf", eps=0.01)
+    _pictures._examples(tmp_path / "examples.png", Rightly(), (x, y), results, list("abcd"))
+    (figure,) = figures
+    titles = [axis.get_title() for axis in figure.axes[: min(n, 8)]]
+    assert titles == sorted(titles) and set(titles) == {"abcd"[label] for label in y.tolist()}

@@ -1,5 +1,6 @@
 """The figures of a card: three from its JSON, one of the model's own mistakes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ LETTERS = 24  # of a class's name
 def draw(folder: Path, results: Robustness, curves: Curves, images: tuple[Tensor, Tensor], labels: list[str]) -> None:
     """Write eps.png, classes.png, examples.png, with two branches mix.png, and with validation training.png.
 
-    images: x, Nx3xHxW (or Nx1xHxW) in [0, 1], and y, N; of them the grid shows the first that are classified rightly,
-            or the first where none is.
+    images: x, Nx3xHxW (or Nx1xHxW) in [0, 1], and y, N; of them the grid shows some, evenly spread over those that are
+            classified rightly, or over all where none is: folders have their images class by class.
     """
     labels = [_short(label) for label in labels]
     _figure(folder / "eps.png", (5, 3.4), lambda axis: _eps(axis, results, curves))
@@ -129,6 +130,12 @@ def _mix(axis: Any, curves: Curves) -> None:
     axis.set_ylabel(f"PGD-20 accuracy in %\n({first.norm} eps {eps_text(first.eps)}, n={first.pgd.n})")
 
 
+def _spread(indices: Sequence[int]) -> list[int]:
+    """COLUMNS of them, or all if there are fewer, from the first to the last."""
+    places = torch.linspace(0, len(indices) - 1, min(COLUMNS, len(indices))).round().long()
+    return [indices[place] for place in places.tolist()]
+
+
 def _examples(
     path: Path, model: torch.nn.Module, images: tuple[Tensor, Tensor], results: Robustness, labels: list[str]
 ) -> None:
@@ -136,8 +143,7 @@ def _examples(
     x, y = images
     with torch.no_grad():
         clean = model(x).argmax(-1)
-    right = (clean == y).nonzero().flatten()
-    chosen = (right if len(right) else torch.arange(len(x)))[:COLUMNS]
+    chosen = _spread((clean == y).nonzero().flatten().tolist() or range(len(x)))
     x, y, clean = x[chosen], y[chosen], clean[chosen]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(results.seed)
