@@ -66,6 +66,20 @@ def test_some_steps_as_timms_loop_takes_them(batch):
     assert evaluator.compute().keys() >= {"top1", "loss"}
 
 
+def test_a_checkpoint_of_the_loop_becomes_a_plain_model_as_the_docstring_says(batch, tmp_path):
+    task = build()
+    task(*batch)["loss"].backward()  # both branches have statistics of their own
+    torch.save(task.get_checkpoint_state(), tmp_path / "model_best.pth.tar")
+    model = timm.create_model("resnet20_cifar", num_classes=10, layers=(1, 1), channels=(8, 16))
+    plain_keys = model.state_dict().keys()
+    timm_arat.convert_split_norm(model)
+    timm.models.load_checkpoint(model, str(tmp_path / "model_best.pth.tar"))
+    timm_arat.merge_split_norm(model)
+    assert model.state_dict().keys() == plain_keys
+    with torch.no_grad():
+        assert torch.equal(model.eval()(batch[0]), task.get_eval_model().eval()(batch[0]))
+
+
 def test_it_sees_the_pixels_that_the_loader_normalised(batch):
     task, x = build(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)), batch[0]
     seen = []

@@ -18,10 +18,15 @@ from .methods import Method
 class RobustTask(TrainingTask):
     """A method as timm's training loop wants it: images come normalised, the model to evaluate is the plain backbone.
 
-    The loop validates and saves `method.model`, so its checkpoints load with timm (a split norm's second branch is in
-    them under `aux_bn`); predictors and the like are the task's own state beside it. A method that wants the clean
-    training accuracy before each epoch gets it by `method.set_clean_accuracy`, which timm's loop does not call: without
-    it ARAT weighs both of its cross-entropies by a half.
+    The loop validates and saves `method.model`; predictors and the like are the task's own state beside it. Where a
+    method splits the norms, a checkpoint has the second branch under `aux_bn`, so it loads into a model that has one:
+
+        model = timm_arat.convert_split_norm(timm.create_model("resnet18", num_classes=10))
+        timm.models.load_checkpoint(model, "model_best.pth.tar")
+        timm_arat.merge_split_norm(model)  # a plain timm model
+
+    A method that wants the clean training accuracy before each epoch gets it by `method.set_clean_accuracy`, which
+    timm's loop does not call: without it ARAT weighs both of its cross-entropies by a half.
 
     Args:
         method: A training method around a timm model.
