@@ -206,6 +206,7 @@ def test_fine_tuning_freezes_the_norms_that_are_asked_for(run, tmp_path, frozen)
     ("changes", "message"),
     [
         ({"model": ModelConfig(name="resnet20_cifer")}, "resnet20_cifar"),
+        ({"model": ModelConfig(name="resnet20_cifar", pretrained=True)}, "no weights for resnet20_cifar: set model"),
         ({"model": ModelConfig(name="resnet20_cifar", kwargs={"layer": [1]})}, "model.kwargs"),
         ({"data": replace(DATA, batch_size=4096)}, "lower data.batch_size"),
         ({"data": replace(DATA, name="digit")}, "digits"),

@@ -59,6 +59,14 @@ def create(settings: ModelConfig, section: str, input_size: tuple[int, int, int]
         raise ValueError(f"{section}.kwargs: {name} does not take them: {error}") from error
     except WeightsNotFoundError as error:
         raise ValueError(f"{section}.pretrained: {error}") from error
+    except RuntimeError as error:
+        cfg = None if ":" in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
+        if not settings.pretrained or cfg is None or cfg.has_weights:
+            raise
+        raise ValueError(
+            f"{section}.pretrained: no weights for {name}: set {section}.pretrained to false, which begins at "
+            "random, or name a checkpoint or a run's folder"
+        ) from error
     if pool := _pool_size(model.pretrained_cfg, name, input_size):
         target["pool_size"] = pool
     model.pretrained_cfg.update(target)
