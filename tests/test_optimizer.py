@@ -273,6 +273,7 @@ def test_a_backbone_that_does_not_tell_its_layers_is_refused(monkeypatch):
 
 def test_sync_norm_comes_before_the_split(tmp_path):
     session = session_of(tiny(tmp_path, method=ARATConfig(), model=replace(helpers_engine.MODEL, sync_norm=True)))
-    norms = [module for module in session.method.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    assert norms and all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    for part in (session.method.model, session.method.predictors):
+        norms = [module for module in part.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        assert norms and all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
     assert session.method.model.bn1.aux_bn is not None

@@ -19,7 +19,7 @@ from timm_arat.engine import checkpoint, log, weights
 from timm_arat.engine.accelerator import check_engine
 from timm_arat.engine.config import ModelConfig, OptimizerConfig, ValidationConfig
 from timm_arat.engine.lock import locked
-from timm_arat.engine.loop import Loop
+from timm_arat.engine.loop import Interrupted, Loop
 from timm_arat.engine.session import build_loader
 from timm_arat.engine.train import train
 from timm_arat.methods import StandardConfig
@@ -233,3 +233,16 @@ def test_a_flip_at_random_is_noticed_and_put_back(stopped):
     before = {path: path.read_bytes() for path in newest.iterdir()}
     assert all(faults.flipped(newest, random.Random(seed)) for seed in range(20))
     assert before == {path: path.read_bytes() for path in newest.iterdir()}
+
+
+def test_an_evaluation_whose_launcher_is_gone_is_given_up_and_goes_on_by_resume(tmp_path, monkeypatch):
+    """It would otherwise hold the folder for hours, with nobody to see what it finds."""
+    with monkeypatch.context() as patched:
+        patched.setattr("timm_arat.evaluation._progress.LINE_SECONDS", 0)
+        patched.setattr("timm_arat.engine.finish.Launcher", lambda: SimpleNamespace(gone=True))
+        with pytest.raises(Interrupted):
+            train(standard(tmp_path / "run"))
+    assert not (tmp_path / "run/results.json").exists()
+    forget()
+    (result,) = train(standard(tmp_path / "run", resume=True))
+    assert result.clean.n == 360

@@ -32,17 +32,16 @@ LAUNCHER = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.ar
 def test_a_killed_launcher_stops_its_process_and_a_shell_that_ends_does_not(launched):
     env = {key: value for key, value in os.environ.items() if key != "ACCELERATE_MIXED_PRECISION"}
     env |= {"ACCELERATE_MIXED_PRECISION": "no"} if launched else {}
-    parent = subprocess.Popen([sys.executable, "-c", LAUNCHER, CHILD], env=env, stdout=subprocess.PIPE, text=True)
-    assert parent.stdout
-    child = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
-    if launched:
+    words = [sys.executable, "-c", LAUNCHER, CHILD]
+    with subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        child = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+        if not launched:
+            time.sleep(0.5)
+            os.kill(child, signal.SIGTERM)
         assert parent.stdout.readline() == "stopped\n"
-        return
-    time.sleep(0.5)
-    os.kill(child, signal.SIGTERM)
-    assert parent.stdout.readline() == "stopped\n"
 
 
 def test_the_second_signal_interrupts():

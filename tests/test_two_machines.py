@@ -85,6 +85,9 @@ def test_synchronised_norms_count_both_branches_over_all_processes(tmp_path):
     """Two processes with half of a batch each train what one does with the whole, where statistics are of both."""
     words = [*SAME, "--model.name", "resnet20_cifar", "--model.kwargs", "{layers: [1, 1], channels: [8, 16]}"]
     words += ["--method.name", "arat", "--method.auto_balance", "false", "--data.image_size", "8"]
+    words += ["--attack.norm", "l2", "--attack.eps", "0.5"]  # a step by the sign would make much of rounding
+    # One batch an epoch, two epochs: a longer training makes much of it as well.
+    words += ["--data.val_size", "1373", "--validation.images", "50", "--epochs", "2", "--optimizer.warmup_epochs", "0"]
     launcher = ["accelerate", "launch", "--main_process_port", "0"]
     several = ["--multi_gpu", "--num_processes", "2"]
     for name, processes, script, batch, own in (

@@ -22,7 +22,7 @@ class ModelConfig:
         kwargs: Further arguments of `timm.create_model`.
         init: How weights that are not pretrained begin: as timm begins this model, or torch, each layer as torch itself
             begins it (as the official ARAT code; timm's ResNets begin with residual branches of zero, for example).
-        sync_norm: Synchronise BatchNorm statistics over processes.
+        sync_norm: Synchronise BatchNorm statistics over processes, also those of ARAT's predictors; GPUs only.
         checkpointing: Recompute activations in the backward pass, to save memory.
         freeze_norms: Keep the BatchNorms of one branch or of both as the pretrained weights have them: affine
             parameters and statistics.

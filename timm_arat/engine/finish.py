@@ -1,6 +1,7 @@
 """After the last epoch: export the best weights and measure them, once, on the test set."""
 
 import hashlib
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from .best import best_epoch
 from .config import TrainConfig
 from .log import Log
 from .session import Session
+from .signals import Launcher
 
 
 def finish(session: Session, log: Log) -> Robustness:
@@ -82,13 +84,25 @@ def _measure(
         state=state.with_suffix(f".{accelerator.process_index}-of-{accelerator.num_processes}.state"),
         indices=share if accelerator.num_processes > 1 else None,
         name=f"{config.model.name} {method_name(config.method)}",
-        progress=log.say if accelerator.is_main_process else False,
+        progress=_tell(log) if accelerator.is_main_process else False,
         device=accelerator.device,
     )
     result = merge(gather_object([part])) if accelerator.num_processes > 1 else part
     if accelerator.is_main_process:
         result.save(session.folder / f"{name}.json")
     return result
+
+
+def _tell(log: Log) -> Callable[[str], None]:
+    """A line of the evaluation into the log; where the launcher is gone, the evaluation is given up, to be resumed."""
+    launcher = Launcher()
+
+    def tell(line: str) -> None:
+        log.say(line)
+        if launcher.gone:
+            raise KeyboardInterrupt
+
+    return tell
 
 
 def _digest(settings: object) -> str:

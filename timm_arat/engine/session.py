@@ -102,6 +102,11 @@ def build_method(config: TrainConfig, model: nn.Module) -> Method:
     """The method around the backbone `model`, with its teacher and its frozen norms."""
     kind = method_class(method_name(config.method))
     method = kind(model, config.method, attack=config.attack, teacher=build_teacher(config, model))
+    if config.model.sync_norm:
+        # The networks' norms are synchronised already, before the split; a predictor has one of its own.
+        for name, head in list(method.named_children()):
+            if name not in ("network", "teacher"):
+                setattr(method, name, nn.SyncBatchNorm.convert_sync_batchnorm(head))
     if config.model.freeze_norms != "none":
         frozen = config.model.freeze_norms
         method.freeze_norms(("main", "aux") if frozen == "both" else (frozen,))
