@@ -195,6 +195,22 @@ def test_the_table_is_that_of_the_stored_results():
     assert stored["against_reference"]["pgd"]["p_value"] == paired[0]["pgd"].p_value
 
 
+def test_without_autoattack_the_strongest_attack_is_pgd_and_the_columns_say_so():
+    arat, plain = (
+        replace(each, result=replace(each.result, scores={k: each.result.scores[k] for k in ("clean", "pgd")}))
+        for each in map(outcomes, ("digits-arat", "digits-standard"))
+    )
+    lines = [Line("plain", (plain,)), Line("arat", (arat,))]
+    head, _, first, second = (row.strip("| ").split(" | ") for row in markdown(lines, "plain").splitlines()[:4])
+    assert head[:4] == ["row", "clean", "PGD-20", "clean + PGD-20"]
+    assert head[-2:] == ["clean less plain", "PGD-20 less plain"]
+    total = 100 * arat.result.clean.accuracy + 100 * arat.result.pgd.accuracy
+    assert second[3] == f"{total:.1f}"
+    pair = compare(arat.result, plain.result)["pgd"]
+    assert second[-1] == f"{100 * pair.difference:+.1f} (p = {pair.p_value:.2g})" and first[-1] == "-"
+    assert f",{total}," in as_csv(lines)
+
+
 def test_the_frontier_has_what_nothing_beats_in_both():
     assert frontier([(1, 5), (2, 4), (1.5, 4), (3, 1), (2, 3), (0, 5)]) == [(1, 5), (2, 4), (3, 1)]
 

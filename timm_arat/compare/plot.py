@@ -1,32 +1,40 @@
-"""The pictures of a comparison: clean accuracy against AutoAttack with the frontier, and their sum against time."""
+"""The pictures of a comparison: clean accuracy against the strongest attack's, and their sum against time."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .table import Line
+from .table import ATTACKS, Line, strongest, sums
 
 Point = tuple[float, float]
 
 
 def plot(lines: Sequence[Line], folder: Path) -> list[Path]:
-    """Draw what was measured into `folder`; returns the pictures, none where no row has AutoAttack.
+    """Draw what was measured into `folder`; returns the pictures, none where nothing was attacked.
 
     Raises:
         ImportError: matplotlib is missing.
     """
-    accuracies = _points(lines, "autoattack", "clean")
+    robust = strongest(lines)
+    accuracies = _points({line.name: (line.values(robust), line.values("clean")) for line in lines})
     if not accuracies:
         return []
     # On a GPU the processor mostly waits, so there time is the clock's.
     gpu = any(not each.result.device.endswith("cpu") for line in lines for each in line.outcomes)
-    times = _points(lines, "minutes" if gpu else "processor_minutes", "sum")
+    clock = "minutes" if gpu else "processor_minutes"
+    times = _points({line.name: (line.values(clock), sums(line, robust)) for line in lines})
     drawn = [
-        _scatter(accuracies, frontier(list(accuracies.values())), folder / "accuracy.png", "AutoAttack, %", "clean, %")
+        _scatter(
+            accuracies,
+            frontier(list(accuracies.values())),
+            folder / "accuracy.png",
+            f"{ATTACKS[robust]}, %",
+            "clean, %",
+        )
     ]
     if times:
         label = "training, minutes" if gpu else "training, processor minutes"
-        drawn.append(_scatter(times, [], folder / "time.png", label, "clean + AutoAttack, %"))
+        drawn.append(_scatter(times, [], folder / "time.png", label, f"clean + {ATTACKS[robust]}, %"))
     return drawn
 
 
@@ -39,8 +47,8 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return best[::-1]
 
 
-def _points(lines: Sequence[Line], across: str, up: str) -> dict[str, Point]:
-    found = {line.name: (line.values(across), line.values(up)) for line in lines}
+def _points(found: Mapping[str, tuple[list[float], list[float]]]) -> dict[str, Point]:
+    """Means over the seeds, of the rows that have both."""
     return {name: (statistics.mean(x), statistics.mean(y)) for name, (x, y) in found.items() if x and y}
 
 

@@ -61,14 +61,23 @@ class Line:
     notes: tuple[str, ...] = ()
 
     def values(self, what: str) -> list[float]:
-        """Of each run that has it: an accuracy in %, the 'sum' of clean and AutoAttack in %, or a cost."""
+        """Of each run that has it: an accuracy in %, or a cost."""
         if what in COSTS:
             found = [getattr(each, what) for each in self.outcomes]
-        elif what == "sum":
-            found = [_sum(each.result) for each in self.outcomes]
         else:
             found = [_percent(getattr(each.result, what)) for each in self.outcomes]
         return [value for value in found if value is not None]
+
+
+def strongest(lines: Sequence[Line]) -> str:
+    """The strongest attack of the protocol by its name in `ATTACKS`: AutoAttack, or PGD-20 where it was left out."""
+    return "autoattack" if any(line.values("autoattack") for line in lines) or not _measured(lines) else "pgd"
+
+
+def sums(line: Line, robust: str) -> list[float]:
+    """Clean accuracy and that under the attack `robust` together, in %, of each run that has both."""
+    pairs = [(_percent(each.result.clean), _percent(getattr(each.result, robust))) for each in line.outcomes]
+    return [clean + under for clean, under in pairs if clean is not None and under is not None]
 
 
 def against(line: Line, reference: Line) -> dict[int, dict[str, Paired]]:
@@ -84,16 +93,17 @@ def against(line: Line, reference: Line) -> dict[int, dict[str, Paired]]:
 
 def markdown(lines: Sequence[Line], reference: str) -> str:
     """The table, and below it what its numbers are."""
-    first = _reference(lines, reference)
-    head = ["row", *ATTACKS.values(), "clean + AutoAttack", "passes an image", *COSTS.values()]
-    head += [f"clean less {reference}", f"AutoAttack less {reference}"]
+    first, robust = _reference(lines, reference), strongest(lines)
+    attacks = [what for what in ATTACKS if what != "autoattack" or what == robust]
+    head = ["row", *(ATTACKS[what] for what in attacks), f"clean + {ATTACKS[robust]}", "passes an image"]
+    head += [*COSTS.values(), f"clean less {reference}", f"{ATTACKS[robust]} less {reference}"]
     text = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for line in lines:
-        cells = [line.name, *(_accuracy(line, what) for what in ATTACKS), _spread(line.values("sum"), 1)]
+        cells = [line.name, *(_accuracy(line, what) for what in attacks), _spread(sums(line, robust), 1)]
         cells.append(_passes(line.passes))
         cells += [_spread(line.values(what), 0 if what == "memory_mib" else 1) for what in COSTS]
         pairs = against(line, first)
-        cells += [_paired([pair[what] for pair in pairs.values() if what in pair]) for what in ("clean", "autoattack")]
+        cells += [_paired([pair[what] for pair in pairs.values() if what in pair]) for what in ("clean", robust)]
         text.append(f"| {' | '.join(cells)} |")
     text += ["", *_legend(lines)]
     text += [f"{line.name}: {note}." for line in lines for note in line.notes]
@@ -138,7 +148,7 @@ def as_json(lines: Sequence[Line], reference: str, protocol: Mapping[str, Any]) 
 
 def as_csv(lines: Sequence[Line]) -> str:
     """A row of the table each: mean and standard deviation over seeds, accuracies in %."""
-    measures = [*ATTACKS, "sum", *COSTS]
+    measures, robust = [*ATTACKS, "sum", *COSTS], strongest(lines)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"{what}_{kind}" for what in measures for kind in ("mean", "sd")]
@@ -147,10 +157,14 @@ def as_csv(lines: Sequence[Line]) -> str:
         passes = [line.passes.forward, line.passes.backward] if line.passes else ["", ""]
         numbers: list[float | str] = []
         for what in measures:
-            values = line.values(what)
+            values = sums(line, robust) if what == "sum" else line.values(what)
             numbers += [statistics.mean(values) if values else "", statistics.stdev(values) if len(values) > 1 else ""]
         writer.writerow([line.name, len(line.outcomes), *passes, *numbers])
     return text.getvalue()
+
+
+def _measured(lines: Sequence[Line]) -> bool:
+    return any(line.outcomes for line in lines)
 
 
 def _reference(lines: Sequence[Line], name: str) -> Line:
@@ -206,8 +220,3 @@ def _share(score: Score | None) -> dict[str, Any] | None:
 
 def _percent(score: Score | None) -> float | None:
     return None if score is None or math.isnan(score.accuracy) else 100 * score.accuracy
-
-
-def _sum(result: Robustness) -> float | None:
-    clean, robust = _percent(result.clean), _percent(result.autoattack)
-    return None if clean is None or robust is None else clean + robust
