@@ -148,8 +148,9 @@ def draw(found: list[Entry], path: Path) -> None:
             axis.plot(each["clean"], each["autoattack"], "o", mfc="none", color="tab:gray")
             points.append((each["name"].partition(" (")[0], each["clean"], each["autoattack"]))
         middle = sum(clean for _, clean, _ in points) / len(points)
-        for name, clean, robust in points:
-            _name(axis, name, clean, robust, to_the_left=clean > middle)
+        # Of neighbours in height, the names stand above and below in turn, so that none covers another.
+        for number, (name, clean, robust) in enumerate(sorted(points, key=lambda point: point[2])):
+            _name(axis, name, clean, robust, to_the_left=clean > middle, above=number % 2 == 0)
         axis.set_title(f"{here[0].row.data}, {here[0].threat}", parse_math=False, fontsize="medium")
         axis.set_xlabel("clean accuracy in %")
         axis.margins(0.25, 0.15)
@@ -157,8 +158,9 @@ def draw(found: list[Entry], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _name(axis: Any, text: str, x: float, y: float, to_the_left: bool) -> None:
-    place: Any = dict(xytext=(-5, 5), ha="right") if to_the_left else dict(xytext=(5, 5))
+def _name(axis: Any, text: str, x: float, y: float, to_the_left: bool, above: bool) -> None:
+    across, up = -5 if to_the_left else 5, 5 if above else -11
+    place: Any = dict(xytext=(across, up), ha="right" if to_the_left else "left")
     axis.annotate(text, (x, y), textcoords="offset points", fontsize="x-small", parse_math=False, **place)
 
 
