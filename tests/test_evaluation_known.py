@@ -105,3 +105,22 @@ def test_a_bare_model_has_no_data_set(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         command(monkeypatch, "test_resnet", "--attack", "clean")
     assert "data.name: test_resnet is no run or checkpoint" in capsys.readouterr().err
+
+
+def test_a_local_folder_of_a_published_checkpoint_is_known_by_its_last_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("sets/pets", "others/pets", "others/cars", "model"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "model/training.yaml").write_text("data: {name: hfds/pets, test_split: extra}\n")
+    own = known("model")
+    assert not own.differences(DataConfig(name="hfds/sets/pets", test_split="extra"), "linf", 0.1)
+    assert "--data.test_split" in own.words("hfds/sets/pets")
+    for other in ("hfds/others/cars", "hfds/org/pets", "wds/sets/pets"):
+        (said,) = own.differences(DataConfig(name=other, test_split="extra"), "linf", 0.1)
+        assert said == f"data.name {other} in the place of hfds/pets"
+        assert "--data.test_split" not in own.words(other)
+
+    (tmp_path / "model/training.yaml").write_text("data: {name: hfds/sets/pets}\n")  # a run, which says where
+    own = known("model")
+    assert not own.differences(DataConfig(name=f"hfds/{tmp_path}/sets/pets"), "linf", 0.1)
+    assert own.differences(DataConfig(name="hfds/others/pets"), "linf", 0.1)

@@ -26,7 +26,7 @@ class Known:
 
     def words(self, data_name: str) -> list[str]:
         """`data` as words of the command line. Of another data set than its own only the preprocessing is of use."""
-        other = data_name and data_name != self.data.get("name")
+        other = data_name and not _is_same_set(self.data.get("name", ""), data_name)
         wanted = PREPROCESSING if other else ("name", *DATA_SET, *PREPROCESSING)
         given = {name: self.data[name] for name in wanted if self.data.get(name) is not None}
         return [word for name, value in given.items() for word in (f"--data.{name}", json.dumps(value).strip('"'))]
@@ -44,7 +44,7 @@ class Known:
             found.append(f"data.root {data.root} in the place of {self.data['root']}")
         for name in SAME if self.data else ():
             own, asked = self.data.get(name, getattr(default, name)), getattr(data, name)
-            if own != asked:
+            if own != asked and not (name == "name" and _is_same_set(own, asked)):
                 found.append(f"data.{name} {asked} in the place of {own}")
         if self.norm and (norm != self.norm or (self.eps is not None and abs(eps - self.eps) > 1e-9)):
             own = f"{self.norm} {self.eps:.5g}" if self.eps is not None else self.norm
@@ -63,6 +63,15 @@ def known(model: str) -> Known:
             if (folder / name).is_file():
                 return _read(folder / name, folder / "config.json")
     return Known({})
+
+
+def _is_same_set(own: str, asked: str) -> bool:
+    """Whether both are names of one data set; of a published checkpoint's local folder only the last name is left."""
+    (own_kind, _, own_folder), (kind, _, folder) = own.partition("/"), asked.partition("/")
+    if own == asked or own_kind != kind or not Path(folder).is_dir():
+        return own == asked
+    here = Path(folder).resolve()
+    return own_folder == here.name or (Path(own_folder).is_dir() and Path(own_folder).resolve() == here)
 
 
 def _is_same_folder(own: str, asked: str) -> bool:
