@@ -25,7 +25,8 @@ from timm_arat.engine.costs import Passes
 from timm_arat.evaluation import Robustness, compare
 from timm_arat.methods import ARATConfig, MadryConfig, TRADESConfig
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
+DOCS = Path(__file__).parents[1] / "docs"
+RESULTS = DOCS / "results"
 COMPARISON = """
 recipe: digits
 settings:
@@ -209,6 +210,23 @@ def test_without_autoattack_the_strongest_attack_is_pgd_and_the_columns_say_so()
     pair = compare(arat.result, plain.result)["pgd"]
     assert second[-1] == f"{100 * pair.difference:+.1f} (p = {pair.p_value:.2g})" and first[-1] == "-"
     assert f",{total}," in as_csv(lines)
+
+
+@pytest.mark.parametrize("folder", sorted((DOCS / "comparison").iterdir()), ids=lambda folder: folder.name)
+def test_a_table_in_the_documents_is_that_of_the_results_beside_it(folder):
+    found = json.loads((folder / "comparison.json").read_text())
+    lines = [
+        Line(
+            row["row"],
+            tuple(Outcome.load(folder / f"{row['row']}-{run['seed']}", run["seed"]) for run in row["runs"]),
+            Passes(row["passes"]["forward"], row["passes"]["backward"]),
+            tuple(row["notes"]),
+        )
+        for row in found["rows"]
+    ]
+    table = markdown(lines, found["reference"])
+    assert table == (folder / "comparison.md").read_text()
+    assert table in (DOCS / "comparison.md").read_text()
 
 
 def test_the_frontier_has_what_nothing_beats_in_both():
