@@ -22,8 +22,8 @@ from timm_arat.files import write_text
 from .document import check_block, write_block
 
 SHOWN = ("torch", "torchvision", "timm", "accelerate", "huggingface-hub", "safetensors", "datasets", "numpy")
-# The newest test tools in both: their age says nothing of the package.
-TOOLS = ("pytest", "pytest-xdist", "hypothesis", "onnx", "onnxscript")
+# As pyproject.toml's group `dev`, which pip cannot name.
+TOOLS = ("pytest>=8.0", "pytest-xdist>=3.6", "hypothesis>=6.100", "onnx>=1.16", "onnxscript>=0.2")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def tried(uv: str, python: str, resolution: str, tests: tuple[str, ...]) -> dict
         steps = (
             ["venv", "--quiet", "--clear", "--python", python, folder],
             ["pip", "install", "--quiet", "--python", interpreter, "--resolution", resolution, ".[digits,data,plot]"],
-            ["pip", "install", "--quiet", "--python", interpreter, *TOOLS],
+            ["pip", "install", "--quiet", "--python", interpreter, "--resolution", resolution, *TOOLS],
         )
         for step in steps:
             done = subprocess.run([uv, *step], capture_output=True, text=True)

@@ -66,6 +66,7 @@ def test_a_run_that_starts_from_another_has_its_own_classes(tmp_path):
     assert results.class_names == ("0", "1")
 
 
+@pytest.mark.filterwarnings("ignore:PlateauLRScheduler is deprecated")  # timm's word to its user, who asked for it
 def test_plateau_follows_a_validation_split(tmp_path):
     root = photographs(tmp_path / "data", train="a b", val="a b", test="a b")
     data = DataConfig(name="folder", root=str(root), val_split="val", image_size=16, batch_size=4)

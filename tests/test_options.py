@@ -35,6 +35,7 @@ def tiny(folder: Path, **changes) -> TrainConfig:
     return helpers_engine.tiny(folder, **{"method": StandardConfig(), "epochs": 1, **changes})
 
 
+@pytest.mark.filterwarnings("ignore:`log_with=")  # accelerate's, before our error
 def test_a_tracker_that_is_not_installed_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "get_available_trackers", lambda: [])
     with pytest.raises(ValueError, match="trackers: tensorboard is not installed"):

@@ -16,7 +16,8 @@ def digits(split: str, in_chans: int) -> Source:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError("data set 'digits' needs scikit-learn: pip install timm_arat[digits]") from error
+        reason = "" if isinstance(error, ModuleNotFoundError) else f", which is broken here ({error})"
+        raise ImportError(f"data set 'digits' needs scikit-learn{reason}: pip install timm_arat[digits]") from error
     if split not in ("train", "test"):
         raise ValueError(f"data set 'digits' has no split {split!r}; it has train and test")
     bunch = load_digits()
