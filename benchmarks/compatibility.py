@@ -23,7 +23,7 @@ from .document import check_block, write_block
 
 SHOWN = ("torch", "torchvision", "timm", "accelerate", "huggingface-hub", "safetensors", "datasets", "numpy")
 # As pyproject.toml's group `dev`, which pip cannot name.
-TOOLS = ("pytest>=8.0", "pytest-xdist>=3.6", "hypothesis>=6.100", "onnx>=1.16", "onnxscript>=0.2")
+TOOLS = ("pytest>=8.0", "pytest-xdist>=3.6", "hypothesis>=6.100", "onnx>=1.16", "onnxscript>=0.7")
 
 
 @dataclass(frozen=True)
