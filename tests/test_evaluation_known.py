@@ -124,3 +124,8 @@ def test_a_local_folder_of_a_published_checkpoint_is_known_by_its_last_name(tmp_
     own = known("model")
     assert not own.differences(DataConfig(name=f"hfds/{tmp_path}/sets/pets"), "linf", 0.1)
     assert own.differences(DataConfig(name="hfds/others/pets"), "linf", 0.1)
+    (tmp_path / "model/training.yaml").write_text("data: {name: hfds/org/pets}\n")  # on the Hub
+    assert known("model").differences(DataConfig(name="hfds/others/pets"), "linf", 0.1)
+    (tmp_path / "pets").mkdir()  # beside it, so that it is not the one elsewhere
+    (tmp_path / "model/training.yaml").write_text("data: {name: hfds/pets}\n")
+    assert known("model").differences(DataConfig(name="hfds/others/pets"), "linf", 0.1)

@@ -71,7 +71,8 @@ class Line:
 
 def strongest(lines: Sequence[Line]) -> str:
     """The strongest attack of the protocol by its name in `ATTACKS`: AutoAttack, or PGD-20 where it was left out."""
-    return "autoattack" if any(line.values("autoattack") for line in lines) or not _measured(lines) else "pgd"
+    results = [each.result for line in lines for each in line.outcomes]
+    return "pgd" if results and not any(result.autoattack for result in results) else "autoattack"
 
 
 def sums(line: Line, robust: str) -> list[float]:
@@ -161,10 +162,6 @@ def as_csv(lines: Sequence[Line]) -> str:
             numbers += [statistics.mean(values) if values else "", statistics.stdev(values) if len(values) > 1 else ""]
         writer.writerow([line.name, len(line.outcomes), *passes, *numbers])
     return text.getvalue()
-
-
-def _measured(lines: Sequence[Line]) -> bool:
-    return any(line.outcomes for line in lines)
 
 
 def _reference(lines: Sequence[Line], name: str) -> Line:

@@ -70,8 +70,8 @@ def _is_same_set(own: str, asked: str) -> bool:
     (own_kind, _, own_folder), (kind, _, folder) = own.partition("/"), asked.partition("/")
     if own == asked or own_kind != kind or not Path(folder).is_dir():
         return own == asked
-    here = Path(folder).resolve()
-    return own_folder == here.name or (Path(own_folder).is_dir() and Path(own_folder).resolve() == here)
+    # With a slash it is a folder that may be elsewhere now, or a name on the Hub, such as uoft-cs/cifar10.
+    return ("/" not in own_folder or Path(own_folder).is_dir()) and _is_same_folder(own_folder, folder)
 
 
 def _is_same_folder(own: str, asked: str) -> bool:
