@@ -22,6 +22,8 @@ from timm_arat.files import write_text
 from .document import check_block, write_block
 
 SHOWN = ("torch", "torchvision", "timm", "accelerate", "huggingface-hub", "safetensors", "datasets", "numpy")
+# Of pyproject.toml's group `dev`; installed with the group itself, datasets was the newest, not the lowest.
+TOOLS = ("pytest>=8.0", "pytest-xdist>=3.6", "hypothesis>=6.100", "onnx>=1.16", "onnxscript>=0.7")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def main() -> None:
             if any((row["python"], row["resolution"]) == (python, resolution) for row in rows):
                 continue
             row = {"python": python, "resolution": resolution, **tried(uv, python, resolution, options.tests)}
-            print(f"{python} {resolution}: {row['outcome']}", flush=True)
+            print(row, flush=True)
             rows.append(row)
             write_text(facts, json.dumps(rows, indent=1) + "\n")
     write_block(document, "compatibility", table(rows))
@@ -72,11 +74,10 @@ def tried(uv: str, python: str, resolution: str, tests: tuple[str, ...]) -> dict
     """`versions` and the `outcome` of the tests in a new environment, or why there is none."""
     with TemporaryDirectory() as folder:
         interpreter = f"{folder}/bin/python"
-        # The extras by name, though `dev` has them: the lowest versions are sought of what is named here only.
-        what = ("--resolution", resolution, "--group", "dev", ".[digits,data,plot]")
         steps = (
             ["venv", "--quiet", "--clear", "--python", python, folder],
-            ["pip", "install", "--quiet", "--python", interpreter, *what],
+            ["pip", "install", "--quiet", "--python", interpreter, "--resolution", resolution, ".[digits,data,plot]"],
+            ["pip", "install", "--quiet", "--python", interpreter, "--resolution", resolution, *TOOLS],
         )
         for step in steps:
             done = subprocess.run([uv, *step], capture_output=True, text=True)
