@@ -79,7 +79,7 @@ def test_two_rows_and_two_seeds_go_on_after_a_kill_and_past_a_failure(file, tmp_
     first.send_signal(signal.SIGTERM)
     said = first.communicate(timeout=120)[0]
     assert first.returncode == 130 and "the same command goes on" in said, said
-    assert not (out / "comparison.md").exists()
+    assert "madry: seed 1 is not finished." in (out / "comparison.md").read_text()
 
     again = command(file, "--output", out)
     said = again.communicate(timeout=400)[0]
@@ -146,6 +146,7 @@ def test_a_row_stands_on_its_recipe_under_the_protocol(file):
         ("standard: {", "standard: {recepe: x, ", "rows.standard.recepe: no such option; did you mean 'recipe'"),
         ("seeds: [0, 1]", "seeds: [0, 0]", "none twice"),
         ("seeds:", "reference: madri\nseeds:", "did you mean 'madry'"),
+        ("  madry:", "  _madry:", "rows has '_madry'.*first no _"),
     ],
 )
 def test_a_mistake_in_a_comparison_is_answered_with_the_way_out(file, old, new, wanted):

@@ -30,6 +30,7 @@ def main() -> None:
         failed = run_all(runs, comparison.jobs, {name: each.forecast.seconds for name, each in predicted.items()})
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on", flush=True)
+        _render(comparison, runs, predicted, {})
         raise
     _render(comparison, runs, predicted, failed)
     if failed:
@@ -82,8 +83,10 @@ def _render(comparison: Comparison, runs: list[Run], predicted: dict[str, Predic
     lines = []
     for name in comparison.rows:
         mine = [run for run in runs if run.row == name]
-        outcomes = tuple(Outcome.load(run.folder, run.seed) for run in mine if finished(run))
-        notes = tuple(f"seed {run.seed} failed: {failed[run.name]}" for run in mine if run.name in failed)
+        done, rest = [run for run in mine if finished(run)], [run for run in mine if not finished(run)]
+        outcomes = tuple(Outcome.load(run.folder, run.seed) for run in done)
+        why = {run.seed: f"failed: {failed[run.name]}" if run.name in failed else "is not finished" for run in rest}
+        notes = tuple(f"seed {seed} {words}" for seed, words in why.items())
         lines.append(Line(name, outcomes, predicted[name].forecast.passes, notes))
     folder = Path(comparison.output)
     configs = {name: next(run.config for run in runs if run.row == name) for name in comparison.rows}

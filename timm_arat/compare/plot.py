@@ -7,6 +7,7 @@ from pathlib import Path
 from .table import ATTACKS, Line, strongest, sums
 
 Point = tuple[float, float]
+MARKERS = "os^D"
 
 
 def plot(lines: Sequence[Line], folder: Path) -> list[Path]:
@@ -57,15 +58,16 @@ def _scatter(points: dict[str, Point], best: Sequence[Point], path: Path, across
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("matplotlib is not installed: pip install timm_arat[plot]; the tables are written") from error
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
     axis = figure.subplots()
     if best:
         axis.plot(*zip(*best, strict=True), color="grey", linestyle="--", label="frontier", zorder=1)
-        axis.legend()
-    for name, (x, y) in points.items():
-        axis.scatter([x], [y], zorder=2)
-        axis.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    # Names beside the picture: near points, names in it would lie on each other. A marker for every ten colours.
+    for number, (name, (x, y)) in enumerate(points.items()):
+        marker = MARKERS[number // 10 % len(MARKERS)]
+        axis.scatter([x], [y], label=name, color=f"C{number % 10}", marker=marker, alpha=0.8, zorder=2)
     axis.set_xlabel(across)
     axis.set_ylabel(up)
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=110)
     return path
