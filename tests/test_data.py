@@ -198,6 +198,7 @@ def test_torchvision_sets_are_read(folder, tmp_path):
         (dict(name="hfsd/user/set"), "unknown data set 'hfsd/user/set'"),
         (dict(name="hfds/./nowhere"), "there is no folder './nowhere'"),
         (dict(name="folder", root="/nowhere"), "data.root='/nowhere' is no folder"),
+        (dict(name="folder", root="nowhere"), f"data.root='nowhere' (seen from {Path.cwd()}) is no folder"),
         (dict(name="folder"), "data.root=None is no folder"),
         (dict(test_split="tset"), "data set 'digits' has no split 'tset'; it has train and test"),
         (dict(val_size=1437), "val_size=1437 leaves nothing of the 1437 images"),

@@ -193,6 +193,8 @@ def test_fine_tuning_freezes_the_norms_that_are_asked_for(run, tmp_path, frozen)
     model = ModelConfig(f"local-dir:{run / 'model'}", pretrained=True, freeze_norms=frozen)
     average = AverageConfig(kind="ema", every=3, batches=2, decay=0.5)
     train(tiny(tmp_path / "out", model=model, epochs=1, average=average))
+    facts = json.loads((tmp_path / "out/model/config.json").read_text())["training"]
+    assert facts["started_from"] == run.name  # and no path
     before = load_file(run / "model" / "model.safetensors")
     after = load_file(tmp_path / "out" / "weights" / "last.safetensors")
     for key in ("bn1.weight", "bn1.running_mean"):

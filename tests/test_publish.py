@@ -320,6 +320,24 @@ def test_the_card_says_what_the_json_says(folder):
     assert (folder / "training.png").stat().st_size > 5000
 
 
+@pytest.mark.parametrize(
+    "source, base_model",
+    [
+        ("resnet18.a1_in1k", "timm/resnet18.a1_in1k"),
+        ("hf-hub:someone/robust@v2", "someone/robust"),
+        ("resnet20_cifar_arat.cifar10_linf8", None),
+        ("my-run", None),
+    ],
+)
+def test_the_card_says_whose_weights_went_into_it(source, base_model, folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["training"] |= {"started_from": source, "teacher": "clean|net"}
+    (folder / "config.json").write_text(json.dumps(config))
+    text = render(folder, REPO)["README.md"]
+    assert f"It started from the weights of {source}. Its teacher was clean\\|net." in " ".join(text.split())
+    assert yaml.safe_load(text.split("---")[1]).get("base_model") == base_model
+
+
 def test_the_card_calls_no_other_autoattack_the_standard_one(folder):
     said = "AutoAttack is the official standard version (BatchNorms folded); its number bounds robust"
     assert said in (folder / "README.md").read_text()

@@ -105,9 +105,16 @@ def _create(name: str, split: str, root: str | None, download: bool, mode: str, 
         extra = "timm_arat[data]" if kind in ("hfds", "hfids") else str(error.name)
         raise ImportError(f"data set {name!r} needs {error.name}: pip install {extra}") from error
     except Exception as error:  # each reader behind timm fails in its own way, with ArrowInvalid, AssertionError
-        way_out = "; set data.download, or give the right data.root" if kind == "torch" and not download else ""
+        way_out = ""
+        if kind == "torch" and not download:
+            way_out = f"; set data.download, or give the right data.root, which is now {_seen(root)}"
         message = str(error) or type(error).__name__
         raise ValueError(f"data set {name or root!r}, split {split!r}, cannot be read: {message}{way_out}") from error
+
+
+def _seen(root: str | None) -> str:
+    """The folder as it was given, and for a relative one from where: a run may be resumed from elsewhere."""
+    return repr(root) if root is None or os.path.isabs(root) else f"{root!r} (seen from {os.getcwd()})"
 
 
 def _check_name(name: str) -> None:
@@ -123,7 +130,9 @@ def _check_name(name: str) -> None:
 def _split_root(root: str | None, split: str) -> str:
     """The folder or .tar of `split` in `root`. timm would take `root` itself, and the splits in it for classes."""
     if root is None or not os.path.isdir(root):
-        raise ValueError(f"data.root={root!r} is no folder; wanted one that holds a folder (or .tar) for each split")
+        raise ValueError(
+            f"data.root={_seen(root)} is no folder; wanted one that holds a folder (or .tar) for each split"
+        )
     entries = {
         name.removesuffix(".tar"): os.path.join(root, name)
         for name in sorted(os.listdir(root))

@@ -95,6 +95,16 @@ def _begin_as_torch(model: nn.Module) -> None:
             reset()
 
 
+def public_name(name: str) -> str:
+    """A model's name as others may read it: of a folder its last part, of timm's own weights their tag too."""
+    place = _timm_name(name)
+    if place.startswith("local-dir:"):
+        folder = Path(place.removeprefix("local-dir:")).resolve()
+        return folder.parent.name if folder.name == "model" else folder.name
+    cfg = None if ":" in name else timm.get_pretrained_cfg(name)
+    return name if cfg is None or not cfg.tag else f"{cfg.architecture}.{cfg.tag}"
+
+
 def _timm_name(name: str) -> str:
     """`name` as timm takes it: a run's or an exported model's folder by `local-dir:`."""
     folder = Path(name)

@@ -34,6 +34,7 @@ def render(folder: Path, repo_id: str) -> dict[str, str]:
         pipeline_tag="image-classification",
         license=config["pretrained_cfg"].get("license") or "apache-2.0",
         datasets=[dataset["id"]] if dataset.get("id") else None,
+        base_model=_on_the_hub(config["training"].get("started_from")),
         tags=["timm", "image-classification", "adversarial-robustness", config["training"]["method"], results.norm],
         model_name=folder.name,
         eval_results=_model_index(results, dataset),
@@ -86,7 +87,7 @@ def _facts(folder: Path, config: dict[str, Any], results: Robustness, curves: Cu
         "mix": [{"mix": f"{mix:g}", "clean": _half(point.clean), "pgd": _half(point.pgd)} for mix, point in curves.mix],
         "mix_here": f"{config.get('mix', 0):g}",
         "mix_n": curves.mix[0][1].pgd.n if curves.mix and curves.mix[0][1].pgd else 0,
-        "training": f"{_cost(training, seconds)} on {device}.",
+        "training": f"{_cost(training, seconds)} on {device}.{_sources(training)}",
         "command": fenced((folder / "command.txt").read_text().strip(), "bash"),
     }
 
@@ -189,6 +190,22 @@ def _cost(training: dict[str, Any], seconds: float) -> str:
         return took
     hours = seconds / 3600 * training["processes"] * (1 if training["device"] != "cpu" else training["threads"])
     return f"{took}, {hours:.1f} {'core' if training['device'] == 'cpu' else 'GPU'} hours,"
+
+
+def _sources(training: dict[str, Any]) -> str:
+    """Whose weights went into it."""
+    words = {"started_from": " It started from the weights of", "teacher": " Its teacher was"}
+    return "".join(f"{words[key]} {inline(str(training[key]))}." for key in words if training.get(key))
+
+
+def _on_the_hub(name: str | None) -> str | None:
+    """The repository of timm's name of a checkpoint, or None where it has none there."""
+    if name is None:
+        return None
+    if name.startswith("hf-hub:"):
+        return name.removeprefix("hf-hub:").partition("@")[0]
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return cfg.hf_hub_id if cfg else None
 
 
 def _percent(share: float) -> str:
