@@ -18,7 +18,6 @@ from timm_arat.models._weights import CARDS
 
 from .document import write_block
 
-ROOT = Path(__file__).parents[1]
 WHEEL_BYTES = 6_000_000  # larger weights are left out of it, see pyproject.toml
 
 
