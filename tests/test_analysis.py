@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,6 +177,11 @@ def test_a_training_is_bitwise_the_one_without_and_the_command_reads_it(tmp_path
     table = (out / "analysis.md").read_text()
     assert f"| {runs[0]} | last | 20 | {ours['invariance']['mean']:.3f} (" in table
     assert f"| {runs[1]} | ce_adv and invariance | 2 |" in table
+    last = read(Path(runs[0]) / "analysis.jsonl")[-1]
+    means = [value for name, value in last["statistics_variance"].items() if name.endswith("running_mean")]
+    half = len(means) // 2  # as many norms in each branch, the main one first
+    main_mean, aux_mean = (f"{sum(part) / half:.2g}" for part in (means[:half], means[half:]))
+    assert re.search(rf"\| last \| {last['drift']['last']['mean']:.3f} .*\| {main_mean} \| {aux_mean} \|", table)
     drawn = {f"analysis_{name}.png" for name in ("similarity", "conflict", "norms", "distance", "drift")}
     assert {path.name for path in out.glob("*.png")} == drawn
 

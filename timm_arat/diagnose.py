@@ -79,7 +79,7 @@ def main() -> None:
             along[model] = written
     folder = Path(options.output) if options.output else _folder(options.models)
     folder.mkdir(parents=True, exist_ok=True)
-    markdown = table.markdown(found)
+    markdown = table.markdown(found, along)
     write_text(folder / "analysis.md", markdown)
     print(f"\n{markdown}")
     if options.figures:
