@@ -9,7 +9,7 @@ Line = tuple[str, list[float], list[float]]  # label, x, y
 
 
 def draw(runs: Mapping[str, Rows], folder: Path) -> list[Path]:
-    """Figures of `runs`, rows by the run's name, into `folder`; the files written. A line a run, and a pair or layer.
+    """Draw `runs`, rows by the run's name, into `folder`: a panel a pair or layer, a line a run. Returns the files.
 
     similarity.png, conflict.png and norms.png are over optimizer steps, distance.png and drift.png over epochs; one
     for which no run has rows is left out.
@@ -21,6 +21,8 @@ def draw(runs: Mapping[str, Rows], folder: Path) -> list[Path]:
         return []
     try:
         from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
+        from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise ImportError(
             "the figures need matplotlib: pip install timm_arat[plot], or give --figures false"
@@ -32,18 +34,27 @@ def draw(runs: Mapping[str, Rows], folder: Path) -> list[Path]:
         "distance": (_distances, "epoch", "||z' - z||"),
         "drift": (_drifts, "epoch", "1 - cos of z' to the epoch before"),
     }
+    colors = {run: f"C{number}" for number, run in enumerate(runs)}
     written = []
     for name, (lines_of, x_label, y_label) in kinds.items():
-        lines = [(run, line) for run, rows in runs.items() for line in lines_of(rows).values()]
-        if not lines:
+        panels: dict[str, list[tuple[str, Line]]] = {}
+        for run, rows in runs.items():
+            for line in lines_of(rows).values():
+                panels.setdefault(line[0], []).append((run, line))
+        if not panels:
             continue
-        figure = Figure(figsize=(6, 3.6), layout="constrained")
-        axis = figure.subplots()
-        for run, (label, xs, ys) in lines:
-            axis.plot(xs, ys, ".-", label=f"{Path(run).name}: {label}")
-        axis.set_xlabel(x_label)
-        axis.set_ylabel(y_label)
-        axis.legend(fontsize="small")
+        figure = Figure(figsize=(1.5 + 3.4 * len(panels), 3.4), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for axis, (label, found) in zip(axes, panels.items(), strict=True):
+            for run, (_, xs, ys) in found:
+                axis.plot(xs, ys, ".-", color=colors[run])
+            axis.set_title(label, fontsize="medium", parse_math=False)
+            axis.set_xlabel(x_label)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        axes[0].set_ylabel(y_label)
+        shown = {run for found in panels.values() for run, _ in found}
+        handles = [Line2D([], [], color=colors[run], label=Path(run).name) for run in runs if run in shown]
+        figure.legend(handles=handles, loc="outside right upper", fontsize="small")
         path = folder / f"analysis_{name}.png"
         figure.savefig(path, dpi=110)
         written.append(path)
