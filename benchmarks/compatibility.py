@@ -2,8 +2,8 @@
 
 For every Python, two environments made by uv: the lowest versions that pyproject.toml allows and that have a wheel for
 it, and the newest that there are. In each, tests that meet torch, timm, accelerate, datasets and huggingface_hub at
-their edges. What came out is written after each environment, so the command goes on where it was stopped; one
-takes some gigabytes of the disk and is removed again. `--pythons` takes versions that uv finds on the machine.
+their edges. An environment takes some gigabytes of the disk and is removed again; what came out is written after each,
+so the command goes on where it was stopped. `--pythons` takes versions that uv finds on the machine.
 """
 
 import json

@@ -22,7 +22,7 @@ from timm_arat.engine.config import VARIANTS, AverageConfig, BalanceConfig, Mode
 from timm_arat.engine.identity import check_identity, identity
 from timm_arat.engine.log import Log
 from timm_arat.engine.loop import Interrupted, Loop
-from timm_arat.engine.model import build_model
+from timm_arat.engine.model import build_model, weights_name
 from timm_arat.engine.train import train
 from timm_arat.evaluation._model import fingerprint, open_model
 from timm_arat.methods import ARATConfig, StandardConfig, TRADESConfig
@@ -188,13 +188,19 @@ def test_a_pretrained_start_adapts_to_the_data(run, tmp_path, classes):
     assert model.pretrained_cfg["input_size"] == (3, 16, 16)
 
 
+def test_the_weights_of_a_name_are_said_with_their_tag():
+    names = {"resnet18": "resnet18.a1_in1k", "resnet20_cifar_arat": "resnet20_cifar_arat.cifar10_linf8"}
+    names |= {name: name for name in ("hf-hub:someone/robust", "runs/standard", "resnet18.my-run")}
+    assert {name: weights_name(name) for name in names} == names
+
+
 @pytest.mark.parametrize("frozen", ["none", "main", "both"])
 def test_fine_tuning_freezes_the_norms_that_are_asked_for(run, tmp_path, frozen):
     model = ModelConfig(f"local-dir:{run / 'model'}", pretrained=True, freeze_norms=frozen)
     average = AverageConfig(kind="ema", every=3, batches=2, decay=0.5)
     train(tiny(tmp_path / "out", model=model, epochs=1, average=average))
     facts = json.loads((tmp_path / "out/model/config.json").read_text())["training"]
-    assert facts["started_from"] == run.name  # and no path
+    assert facts["started_from"] == model.name
     before = load_file(run / "model" / "model.safetensors")
     after = load_file(tmp_path / "out" / "weights" / "last.safetensors")
     for key in ("bn1.weight", "bn1.running_mean"):

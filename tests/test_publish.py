@@ -327,6 +327,7 @@ def test_the_card_says_what_the_json_says(folder):
         ("hf-hub:someone/robust@v2", "someone/robust"),
         ("resnet20_cifar_arat.cifar10_linf8", None),
         ("my-run", None),
+        ("resnet18.my-run", None),  # a folder, whose name looks like timm's
     ],
 )
 def test_the_card_says_whose_weights_went_into_it(source, base_model, folder):

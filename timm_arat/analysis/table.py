@@ -39,10 +39,8 @@ def _moved(epochs: Mapping[str, Sequence[dict[str, Any]]]) -> list[str]:
     """Drift of the features to the epoch before, and the variance of the running means, in each model's last epoch."""
     lines = []
     for model, last in ((model, rows[-1]) for model, rows in epochs.items() if rows):
-        variances = [
-            [value for name, value in last["statistics_variance"].items() if name.startswith(branch) and "mean" in name]
-            for branch in ("main/", "aux/")
-        ]
+        means = {name: each for name, each in last["statistics_variance"].items() if name.endswith("/running_mean")}
+        variances = [[each for name, each in means.items() if name.startswith(branch)] for branch in ("main/", "aux/")]
         spreads = " | ".join(f"{statistics.mean(each):.2g}" if each else "-" for each in variances)
         lines += [f"| {model} | {layer} | {_cell(moved)} | {spreads} |" for layer, moved in last["drift"].items()]
     head = "| model | layer | drift in the last epoch | variance of running means, main | aux |"

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -30,7 +31,8 @@ def main() -> None:
         failed = run_all(runs, comparison.jobs, {name: each.forecast.seconds for name, each in predicted.items()})
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on", flush=True)
-        _render(comparison, runs, predicted, {})
+        with suppress(ImportError):  # without matplotlib there is no picture, and it is an interruption all the same
+            _render(comparison, runs, predicted, {})
         raise
     _render(comparison, runs, predicted, failed)
     if failed:
@@ -83,10 +85,9 @@ def _render(comparison: Comparison, runs: list[Run], predicted: dict[str, Predic
     lines = []
     for name in comparison.rows:
         mine = [run for run in runs if run.row == name]
-        done, rest = [run for run in mine if finished(run)], [run for run in mine if not finished(run)]
-        outcomes = tuple(Outcome.load(run.folder, run.seed) for run in done)
-        why = {run.seed: f"failed: {failed[run.name]}" if run.name in failed else "is not finished" for run in rest}
-        notes = tuple(f"seed {seed} {words}" for seed, words in why.items())
+        outcomes = tuple(Outcome.load(run.folder, run.seed) for run in mine if finished(run))
+        why = {run.name: f"failed: {failed[run.name]}" if run.name in failed else "is not finished" for run in mine}
+        notes = tuple(f"seed {run.seed} {why[run.name]}" for run in mine if not finished(run))
         lines.append(Line(name, outcomes, predicted[name].forecast.passes, notes))
     folder = Path(comparison.output)
     configs = {name: next(run.config for run in runs if run.row == name) for name in comparison.rows}

@@ -53,10 +53,8 @@ class Comparison:
         if not self.rows:
             raise ValueError("rows is empty: name at least one method to compare")
         for name in self.rows:
-            if not re.fullmatch(r"(?!_)[\w+-][\w.+-]*", str(name)):
-                raise ValueError(
-                    f"rows has {name!r}: a folder has this name; use letters, digits, _ . + -, but first no _ or ."
-                )
+            if not re.fullmatch(r"[\w+-][\w.+-]*", str(name)):
+                raise ValueError(f"rows has {name!r}: a row's name is that of a folder; use letters, digits, _ . + -")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={self.seeds}: wanted at least one, and none twice")
         if self.jobs < 1:

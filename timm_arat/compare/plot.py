@@ -62,10 +62,11 @@ def _scatter(points: dict[str, Point], best: Sequence[Point], path: Path, across
     axis = figure.subplots()
     if best:
         axis.plot(*zip(*best, strict=True), color="grey", linestyle="--", label="frontier", zorder=1)
-    # Names beside the picture: near points, names in it would lie on each other. A marker for every ten colours.
+    # Names beside the picture: near points, names in it would lie on each other. A marker for every ten colours. With a
+    # space before it, since matplotlib leaves a name that begins with _ out of the legend.
     for number, (name, (x, y)) in enumerate(points.items()):
         marker = MARKERS[number // 10 % len(MARKERS)]
-        axis.scatter([x], [y], label=name, color=f"C{number % 10}", marker=marker, alpha=0.8, zorder=2)
+        axis.scatter([x], [y], label=f" {name}", color=f"C{number % 10}", marker=marker, alpha=0.8, zorder=2)
     axis.set_xlabel(across)
     axis.set_ylabel(up)
     figure.legend(loc="outside right upper", fontsize=8)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..config import cli
 from ..data import Data
-from ..engine.config import AnalysisConfig, TrainConfig
+from ..engine.config import TrainConfig
 from ..engine.forecast import forecast
 from ..engine.model import build_model
 from ..files import write_text
@@ -37,10 +37,8 @@ def main() -> None:
 
 
 def _stand_alone(run: Run) -> TrainConfig:
-    """The run without analyses, whose passes are no part of a step, and with an untrained network in the place of a
-    teacher that another row has yet to train."""
-    config = replace(run.config, analysis=AnalysisConfig())
-    return replace(config, teacher=replace(config.model, pretrained=False)) if run.after else config
+    """The run with an untrained network in the place of a teacher that another row has yet to train."""
+    return replace(run.config, teacher=replace(run.config.model, pretrained=False)) if run.after else run.config
 
 
 def _save(found: Mapping[str, Prediction], folder: Path) -> None:

@@ -20,7 +20,7 @@ from . import weights
 from .best import best_epoch
 from .config import TrainConfig
 from .log import Log
-from .model import public_name
+from .model import weights_name
 from .session import Session
 from .signals import Launcher
 
@@ -129,7 +129,7 @@ def _facts(session: Session) -> dict[str, object]:
     """What config.json says of the training: whose weights went into it, and what, with its time, it cost."""
     config, accelerator = session.config, session.accelerator
     sources = {"started_from": config.model, "teacher": config.teacher}
-    return {key: public_name(each.name) for key, each in sources.items() if each.name and each.pretrained} | {
+    return {key: weights_name(each.name) for key, each in sources.items() if each.name and each.pretrained} | {
         "method": method_name(config.method),
         "data": config.data.name,
         "epochs": config.epochs,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +19,7 @@ from ..data import Data
 from .accelerator import start
 from .checkpoint import Position, room_for
 from .companions import COMPANIONS, Batch
-from .config import TrainConfig
+from .config import AnalysisConfig, TrainConfig
 from .costs import Forecast, Passes
 from .log import Log
 from .loop import Loop
@@ -37,9 +38,12 @@ WITHSTAND = 0.5  # share of the images that is taken to; the others fall to APGD
 def forecast(config: TrainConfig, data: Data | None = None) -> Forecast:
     """Measure a few steps of `config`, of its last epoch, and count those of every kind of epoch that it has.
 
+    Analyses are left out: they come at the first step, which is measured, and then every so many.
+
     Args:
         data: The data set of `config`, where it is open already.
     """
+    config = replace(config, analysis=AnalysisConfig())
     with TemporaryDirectory() as folder:
         session = _session(config, Path(folder), data)
         loop = Loop(session, Log(session.accelerator, Path(folder), config.log_every), Position())

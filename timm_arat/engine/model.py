@@ -95,14 +95,10 @@ def _begin_as_torch(model: nn.Module) -> None:
             reset()
 
 
-def public_name(name: str) -> str:
-    """A model's name as others may read it: of a folder its last part, of timm's own weights their tag too."""
-    place = _timm_name(name)
-    if place.startswith("local-dir:"):
-        folder = Path(place.removeprefix("local-dir:")).resolve()
-        return folder.parent.name if folder.name == "model" else folder.name
-    cfg = None if ":" in name else timm.get_pretrained_cfg(name)
-    return name if cfg is None or not cfg.tag else f"{cfg.architecture}.{cfg.tag}"
+def weights_name(name: str) -> str:
+    """The name of a pretrained model with the tag of its weights, which timm chooses where `name` has none."""
+    cfg = timm.get_pretrained_cfg(name) if timm.is_model_pretrained(name) else None
+    return f"{cfg.architecture}.{cfg.tag}" if cfg else name
 
 
 def _timm_name(name: str) -> str:

@@ -34,7 +34,7 @@ def render(folder: Path, repo_id: str) -> dict[str, str]:
         pipeline_tag="image-classification",
         license=config["pretrained_cfg"].get("license") or "apache-2.0",
         datasets=[dataset["id"]] if dataset.get("id") else None,
-        base_model=_on_the_hub(config["training"].get("started_from")),
+        base_model=_on_the_hub(str(config["training"].get("started_from"))),
         tags=["timm", "image-classification", "adversarial-robustness", config["training"]["method"], results.norm],
         model_name=folder.name,
         eval_results=_model_index(results, dataset),
@@ -198,13 +198,11 @@ def _sources(training: dict[str, Any]) -> str:
     return "".join(f"{words[key]} {inline(str(training[key]))}." for key in words if training.get(key))
 
 
-def _on_the_hub(name: str | None) -> str | None:
+def _on_the_hub(name: str) -> str | None:
     """The repository of timm's name of a checkpoint, or None where it has none there."""
-    if name is None:
-        return None
     if name.startswith("hf-hub:"):
         return name.removeprefix("hf-hub:").partition("@")[0]
-    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    cfg = timm.get_pretrained_cfg(name) if timm.is_model_pretrained(name) else None
     return cfg.hf_hub_id if cfg else None
 
 
