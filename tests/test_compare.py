@@ -18,6 +18,7 @@ from timm_arat import PGD
 from timm_arat.compare.config import read_comparison, runs_of
 from timm_arat.compare.plot import frontier, plot
 from timm_arat.compare.prediction import load
+from timm_arat.compare.run import to_do
 from timm_arat.compare.table import Line, Outcome, against, as_csv, as_json, markdown
 from timm_arat.config import comparisons
 from timm_arat.engine.config import AnalysisConfig, AWPConfig
@@ -134,6 +135,26 @@ def test_a_row_stands_on_its_recipe_under_the_protocol(file):
     assert [run.name for run in runs] == ["standard-0", "madry-0", "fast-0", "standard-1", "madry-1", "fast-1"]
     assert {(run.config.epochs, run.config.evaluation.eps, run.config.twin) for run in runs} == {(7, 0.15, None)}
     assert runs[2].config.attack.eps == 0.05 and runs[2].config.method == ARATConfig(weight=10)
+
+
+def test_a_teacher_whose_network_is_not_here_is_trained_again_for_a_row_that_needs_it(file, tmp_path):
+    text = file.read_text()
+    after = "  hat: {settings: {method: {name: hat}}, after: standard}\nseeds:"
+    file.write_text(text.replace("seeds:", after))
+    runs = runs_of(read_comparison([str(file), "--output", str(tmp_path), "--seeds", "[0]"]))
+    standard, madry, hat = runs
+    for run in (standard, madry):  # as git has them: measured, without weights
+        run.folder.mkdir()
+        for name in ("results.json", "results_last.json"):
+            (run.folder / name).write_text("{}")
+    assert to_do(runs) == [standard, hat]
+    (standard.folder / "model").mkdir()
+    assert to_do(runs) == [hat]
+    hat.folder.mkdir()
+    for name in ("results.json", "results_last.json"):
+        (hat.folder / name).write_text("{}")
+    (standard.folder / "model").rmdir()
+    assert to_do(runs) == []
 
 
 @pytest.mark.parametrize(

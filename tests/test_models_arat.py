@@ -19,7 +19,8 @@ from timm_arat.hub import export
 from timm_arat.models import WeightsNotFoundError, _weights
 from timm_arat.norm import is_split, norm_branch, split_norms
 
-IMAGENET = ["resnet18_arat", "resnet34_arat", "resnet50_arat", "wide_resnet50_2_arat"]
+RESNETS = ["resnet18_arat", "resnet34_arat", "resnet50_arat", "wide_resnet50_2_arat"]
+IMAGENET = [*RESNETS, "regnetx_002_arat", "test_convnext3_arat"]
 CIFAR = ["resnet20_cifar_arat", "resnet18_cifar_arat", "resnet50_cifar_arat", "wide_resnet34_10_cifar_arat"]
 EMBEDDED = "resnet20_cifar_arat.cifar10_linf8"
 NAME = "resnet20_cifar_arat"
@@ -71,7 +72,9 @@ def test_it_is_the_plain_backbone(name: str) -> None:
     assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
     cfg: Any = model.pretrained_cfg
     assert cfg["architecture"] == backbone, "what is exported names the plain architecture"
-    assert cfg["mean"] == ((0, 0, 0) if "cifar" in name else (0.485, 0.456, 0.406))
+    theirs: Any = plain.pretrained_cfg
+    assert cfg["mean"] == theirs["mean"]
+    assert "cifar" not in name or not any(cfg["mean"])
     assert timm.model_entrypoint(name).__module__ == "timm_arat.models.arat"
 
 
@@ -160,6 +163,13 @@ def test_split_norm_without_weights_starts_both_branches_alike():
     with torch.no_grad(), norm_branch(model, "aux"):
         aux = model(x)
     assert is_split(model) and torch.equal(model(x), aux)
+
+
+def test_split_norm_of_a_network_without_batchnorm_is_of_its_affines():
+    model = timm.create_model("test_convnext3_arat", split_norm=True)
+    names = [name for name, _ in split_norms(model)]
+    assert names and len(names) == sum("Norm" in type(m).__name__ and hasattr(m, "branch") for m in model.modules())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
 
 
 def test_split_norm_of_a_checkpoint_with_one_branch(split: Path):

@@ -44,7 +44,7 @@ def main() -> None:
 
 def _predict(comparison: Comparison, runs: list[Run], words: list[str]) -> dict[str, Prediction]:
     """Measure in a process of its own, so that this one, which only waits, holds no network; then say the hours."""
-    from timm_arat.compare.run import finished
+    from timm_arat.compare.run import to_do
 
     print("measuring a few training steps of every row", flush=True)
     log = Path(comparison.output) / "prediction.log"
@@ -65,7 +65,7 @@ def _predict(comparison: Comparison, runs: list[Run], words: list[str]) -> dict[
             f"{name}: {each.passes.forward:.4g} forward + {each.passes.backward:.4g} backward passes an image; a run "
             f"takes about {hours(each.training)} of training and {hours(each.measuring)} of measuring"
         )
-    left = [run for run in runs if not finished(run)]
+    left = to_do(runs)
     seconds = sum(predicted[run.row].forecast.seconds for run in left) / comparison.jobs
     print(
         f"{len(left)} of {len(runs)} runs to do, {comparison.jobs} at a time: about {hours(seconds)} on this machine, "

@@ -29,6 +29,13 @@ def finished(run: Run) -> bool:
     return all((run.folder / name).is_file() for name in RESULTS)
 
 
+def to_do(runs: Sequence[Run]) -> list[Run]:
+    """Runs that are not finished, and those of their teachers whose networks are not here, as after a clone."""
+    left = [run for run in runs if not finished(run)]
+    teachers = {run.after for run in left}
+    return [run for run in runs if run in left or run.name in teachers and not _network(run).is_dir()]
+
+
 def check_settings(runs: Sequence[Run]) -> None:
     """ValueError where a run's folder holds one with other settings: a table is of one protocol."""
     for run in runs:
@@ -55,7 +62,7 @@ def run_all(runs: Sequence[Run], jobs: int, predicted: Mapping[str, float]) -> d
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; every run has left a checkpoint, and the next call goes on.
     """
-    waiting = [run for run in runs if not finished(run)]
+    waiting = to_do(runs)
     running: dict[str, tuple[Run, subprocess.Popen[bytes], float]] = {}
     failed: dict[str, str] = {}
     clock = _Clock(len(runs), len(runs) - len(waiting), jobs, predicted)
@@ -138,6 +145,11 @@ def _start(run: Run, jobs: int) -> "subprocess.Popen[bytes]":
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             start_new_session=True,  # Ctrl-C comes once, from here
         )
+
+
+def _network(run: Run) -> Path:
+    """The exported network, from which a run that comes after it begins or learns."""
+    return run.folder / "model"
 
 
 def _beside(run: Run, suffix: str) -> Path:

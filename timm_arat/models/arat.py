@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from timm.models import PretrainedCfg, generate_default_cfgs, register_model
 from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import norm  # the module: it may be what is just being imported, and imports timm, which imports us
 from . import _weights, resnet_cifar, wide_resnet_cifar  # noqa: F401  # their backbones are registered first
@@ -30,7 +31,8 @@ def register(backbone: str, tags: Mapping[str, int] = IMAGENET) -> Callable[...,
     """Register `<backbone>_arat` with timm: `timm_arat.register('convnextv2_tiny')`.
 
     The model is the backbone of that name, with the arguments that it takes and one more, `split_norm=True`: both
-    branches of its norms, for further training. Returns the entry point.
+    branches of its norms, for further training. That is of every BatchNorm, or, in a backbone that has none, of the
+    affine parameters of its other norms. Returns the entry point.
 
     Args:
         backbone: Any name of `timm.list_models()`.
@@ -63,7 +65,8 @@ def register(backbone: str, tags: Mapping[str, int] = IMAGENET) -> Callable[...,
             local = replace(cfg, file=str(file), source=None, custom_load=False)
         model = timm.model_entrypoint(backbone)(pretrained=pretrained, pretrained_cfg=local, **kwargs)
         if split_norm:
-            norm.convert_split_norm(model)
+            has_batchnorm = any(isinstance(module, _BatchNorm) for module in model.modules())
+            norm.convert_split_norm(model, norms=None if has_batchnorm else "all")
             if pretrained:
                 _load_aux(model, cfg, checkpoint, cache_dir)
         return model
@@ -128,7 +131,7 @@ def _load_aux(model: nn.Module, cfg: PretrainedCfg, checkpoint: str, cache_dir: 
     norm.load_split_state_dict(model, own | aux, swap=False)
 
 
-for _backbone in ("resnet18", "resnet34", "resnet50", "wide_resnet50_2"):
+for _backbone in ("resnet18", "resnet34", "resnet50", "wide_resnet50_2", "regnetx_002", "test_convnext3"):
     register(_backbone, IMAGENET)
 for _backbone in ("resnet20_cifar", "resnet18_cifar", "resnet50_cifar", "wide_resnet34_10_cifar"):
     register(_backbone, CIFAR)
