@@ -21,6 +21,7 @@ from timm_arat.compare.prediction import load
 from timm_arat.compare.run import to_do
 from timm_arat.compare.table import Line, Outcome, against, as_csv, as_json, markdown
 from timm_arat.config import comparisons
+from timm_arat.engine.best import best_epoch
 from timm_arat.engine.config import AnalysisConfig, AWPConfig
 from timm_arat.engine.costs import Passes
 from timm_arat.evaluation import Robustness, compare
@@ -197,7 +198,7 @@ def outcomes(name: str) -> Outcome:
 
 def test_the_table_is_that_of_the_stored_results():
     arat, plain = outcomes("digits-arat"), outcomes("digits-standard")
-    twice = (arat, replace(arat, seed=1, result=plain.result, minutes=4.0))
+    twice = (replace(arat, held_out=110.0), replace(arat, seed=1, result=plain.result, minutes=4.0, held_out=130.0))
     lines = [
         Line("plain", (plain,), Passes(1, 1)),
         Line("arat", twice, Passes(5, 5)),
@@ -210,12 +211,26 @@ def test_the_table_is_that_of_the_stored_results():
     }
     low, high = 100 * arat.result.clean.accuracy, 100 * plain.result.clean.accuracy
     assert f"{(low + high) / 2:.1f} ± {abs(low - high) / 2**0.5:.1f}" in table["arat"][2]
-    assert "5 + 5 (15)" in table["arat"][6] and "p = " in table["arat"][-2] and table["lost"][2].strip() == "-"
+    assert "5 + 5 (15)" in table["arat"][7] and "p = " in table["arat"][-2] and table["lost"][2].strip() == "-"
     assert "lost: gone." in markdown(lines, "plain")
     rows = {row["row"]: row for row in csv.DictReader(io.StringIO(as_csv(lines)))}
     assert float(rows["arat"]["minutes_mean"]) == 3 and float(rows["arat"]["minutes_sd"]) == pytest.approx(2**0.5)
+    assert [table[name][6].strip() for name in ("plain", "arat")] == ["-", "120.0 ± 14.1"]
     stored = json.loads(as_json(lines, "plain", {}))["rows"][1]["runs"][0]
     assert stored["against_reference"]["pgd"]["p_value"] == paired[0]["pgd"].p_value
+
+
+def test_held_out_accuracy_is_of_the_epoch_that_was_chosen(tmp_path):
+    stored = DOCS / "comparison" / "methods" / "arat-0"
+    rows = [json.loads(line) for line in (stored / "summary.jsonl").read_text().splitlines()]
+    for name in ("results.json", "summary.jsonl"):
+        (tmp_path / name).write_text((stored / name).read_text())
+    config = (stored / "config.yaml").read_text()
+    for select in ("sum", "clean"):
+        (tmp_path / "config.yaml").write_text(config.replace("select: sum", f"select: {select}"))
+        chosen = next(row for row in rows if row["epoch"] == best_epoch(rows, select))
+        found = Outcome.load(tmp_path, 0).held_out
+        assert found == 100 * (chosen["val_clean"] + chosen["val_robust"]) > 50
 
 
 def test_without_autoattack_the_strongest_attack_is_pgd_and_the_columns_say_so():

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..engine.best import Select, best_epoch, score
+from ..engine.config import read_recipe
 from ..engine.costs import Passes
 from ..evaluation import Paired, Robustness, Score, compare, eps_text
 from ..evaluation._score import cell
 from ..files import read_rows
 
 ATTACKS = {"clean": "clean", "pgd": "PGD-20", "autoattack": "AutoAttack"}
+HELD_OUT = "held_out"
 COSTS = {"minutes": "minutes", "processor_minutes": "processor minutes", "memory_mib": "memory, MiB"}
 
 
@@ -28,6 +31,8 @@ class Outcome:
         minutes: Of all training steps, by the clock.
         processor_minutes: Of all training steps, over all threads; None of runs that did not note it.
         memory_mib: Peak of memory up to the end of training; likewise.
+        held_out: Clean accuracy and that under validation's attack together, in %, of the same weights on the held-out
+            images; None of runs without them.
     """
 
     seed: int
@@ -35,6 +40,7 @@ class Outcome:
     minutes: float
     processor_minutes: float | None = None
     memory_mib: float | None = None
+    held_out: float | None = None
 
     @staticmethod
     def load(folder: Path, seed: int) -> "Outcome":
@@ -48,6 +54,7 @@ class Outcome:
             sum(row["seconds"] for row in rows) / 60,
             None if None in processor else sum(processor) / 60,
             None if None in memory else max(memory),
+            _held_out(rows, read_recipe(folder / "config.yaml").validation.select),
         )
 
 
@@ -62,7 +69,7 @@ class Line:
 
     def values(self, what: str) -> list[float]:
         """Of each run that has it: an accuracy in %, or a cost."""
-        if what in COSTS:
+        if what in (HELD_OUT, *COSTS):
             found = [getattr(each, what) for each in self.outcomes]
         else:
             found = [_percent(getattr(each.result, what)) for each in self.outcomes]
@@ -96,12 +103,18 @@ def markdown(lines: Sequence[Line], reference: str) -> str:
     """The table, and below it what its numbers are."""
     first, robust = _reference(lines, reference), strongest(lines)
     attacks = [what for what in ATTACKS if what != "autoattack" or what == robust]
-    head = ["row", *(ATTACKS[what] for what in attacks), f"clean + {ATTACKS[robust]}", "passes an image"]
+    head = [
+        "row",
+        *(ATTACKS[what] for what in attacks),
+        f"clean + {ATTACKS[robust]}",
+        "held-out sum",
+        "passes an image",
+    ]
     head += [*COSTS.values(), f"clean less {reference}", f"{ATTACKS[robust]} less {reference}"]
     text = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for line in lines:
         cells = [line.name, *(_accuracy(line, what) for what in attacks), _spread(sums(line, robust), 1)]
-        cells.append(_passes(line.passes))
+        cells += [_spread(line.values(HELD_OUT), 1), _passes(line.passes)]
         cells += [_spread(line.values(what), 0 if what == "memory_mib" else 1) for what in COSTS]
         pairs = against(line, first)
         cells += [_paired([pair[what] for pair in pairs.values() if what in pair]) for what in ("clean", robust)]
@@ -123,7 +136,7 @@ def as_json(lines: Sequence[Line], reference: str, protocol: Mapping[str, Any]) 
             {
                 "seed": each.seed,
                 **{what: _share(getattr(each.result, what)) for what in ATTACKS},
-                **{what: getattr(each, what) for what in COSTS},
+                **{what: getattr(each, what) for what in (HELD_OUT, *COSTS)},
                 "against_reference": {
                     attack: {
                         "difference": pair.difference,
@@ -149,7 +162,7 @@ def as_json(lines: Sequence[Line], reference: str, protocol: Mapping[str, Any]) 
 
 def as_csv(lines: Sequence[Line]) -> str:
     """A row of the table each: mean and standard deviation over seeds, accuracies in %."""
-    measures, robust = [*ATTACKS, "sum", *COSTS], strongest(lines)
+    measures, robust = [*ATTACKS, "sum", HELD_OUT, *COSTS], strongest(lines)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"{what}_{kind}" for what in measures for kind in ("mean", "sd")]
@@ -179,11 +192,19 @@ def _legend(lines: Sequence[Line]) -> list[str]:
     spread = "mean ± standard deviation over seeds" if seeds > 1 else "± half the 95 % interval; one seed"
     return [
         f"Accuracy in %, {spread}; {'; '.join(threats)}.",
+        "Held-out sum: clean and under validation's attack, of the chosen epoch, on the held-out training images; "
+        "settings are chosen by it, and the test images only tell the outcome.",
         "Passes an image: forward + backward passes of a training step, counted; their cost with a forward pass as 1 "
         "and a backward pass as 2. Minutes: of the training steps, by the clock and over all threads. Memory: its "
         "peak in training, of the whole process or of the GPU.",
         "Less the reference: on the same images, seed by seed, with the p-values of McNemar's exact test.",
     ]
+
+
+def _held_out(rows: Sequence[Mapping[str, Any]], select: Select) -> float | None:
+    best = best_epoch(rows, select)
+    (row,) = [row for row in rows if row["epoch"] == best]
+    return 100 * score(row, "sum") if "val_robust" in row else None
 
 
 def _accuracy(line: Line, what: str) -> str:
