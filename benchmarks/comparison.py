@@ -14,6 +14,7 @@ from .document import write_block
 PICTURES = {
     "accuracy.png": "Clean accuracy against that under the strongest attack",
     "time.png": "Their sum against time",
+    "held_out.png": "Accuracy on held-out images along the training",
 }
 
 

@@ -15,11 +15,13 @@ import pytest
 from helpers_engine import DATA, fresh_accelerate, tiny  # noqa: F401  # a fixture
 
 from timm_arat import PGD
+from timm_arat.compare import progress
 from timm_arat.compare.config import read_comparison, runs_of
+from timm_arat.compare.outcome import Line, Outcome, against
 from timm_arat.compare.plot import frontier, plot
 from timm_arat.compare.prediction import load
 from timm_arat.compare.run import to_do
-from timm_arat.compare.table import Line, Outcome, against, as_csv, as_json, markdown
+from timm_arat.compare.table import as_csv, as_json, markdown
 from timm_arat.config import comparisons
 from timm_arat.engine.best import best_epoch
 from timm_arat.engine.config import AnalysisConfig, AWPConfig
@@ -187,6 +189,9 @@ def test_every_bundled_comparison_is_of_runs_that_can_be_read(name):
         assert len(runs) == 10 and (last.model.init, last.data.drop_last) == ("torch", False)
         assert {(run.config.model.init, run.config.data.drop_last) for run in runs[:1]} == {("timm", True)}
         return
+    if name == "compare_time":
+        assert [run.config.attack.steps for run in runs] == [10, 3, 1, 1]
+        return
     assert len(runs) == (22 if name == "compare_methods" else 19)  # three more of ARAT
     (hat,) = [run for run in runs if run.row == "hat"]
     assert hat.config.teacher.name.endswith("standard-0") and hat.after == "standard-0"
@@ -264,6 +269,22 @@ def test_a_table_in_the_documents_is_that_of_the_results_beside_it(folder):
     table = markdown(lines, found["reference"])
     assert table == (folder / "comparison.md").read_text()
     assert table in (DOCS / "comparison.md").read_text()
+
+
+def test_time_to_a_level_is_that_of_the_first_epoch_that_has_it():
+    epochs = ((0.3, 0.1), (0.4, 0.25), (0.3, 0.2))
+    rows = [{"processor_seconds": 60.0, "val_clean": clean, "val_robust": robust} for clean, robust in epochs]
+    fast = progress.curve(rows, "processor_seconds")
+    assert [(minutes, round(total, 6)) for minutes, total in fast] == [(1, 40), (2, 65), (3, 50)]
+    assert progress.until(fast, 50) == 2 and progress.until(fast, 70) is None
+    assert progress.curve(rows, "seconds") == () == progress.curve([{"processor_seconds": 1.0}], "processor_seconds")
+    slow = tuple((4 * minutes, total) for minutes, total in fast)
+    curves = {"slow": [slow], "fast": [fast], "weak": [fast[:1]], "two": [fast, fast[:1]]}
+    text = "\n".join(progress.markdown(curves, "slow", "processor minutes"))
+    assert "| row | until 40 | until 50 | until 60 |" in text
+    assert "| fast | 1.0 (4.0x) | 2.0 (4.0x) | 2.0 (4.0x) |" in text
+    assert "| weak | 1.0 (4.0x) | - | - |" in text and "| two | 1.0 (4.0x) | - | - |" in text
+    assert progress.markdown(curves, "of no run", "minutes") == []
 
 
 def test_the_frontier_has_what_nothing_beats_in_both():

@@ -7,6 +7,8 @@ passes     forward and backward passes, counted
 child      the process of one run: training, which notes what it costs
 cost       the companion that notes it
 run        all runs, several at a time: what is finished is kept, what was stopped goes on
-table      results to rows: Markdown, JSON and CSV
+outcome    what the runs came to: accuracies and costs, by row and seed
+progress   held-out accuracy along the training, and the time until a level
+table      outcomes to rows: Markdown, JSON and CSV
 plot       accuracy against accuracy, and against time
 """

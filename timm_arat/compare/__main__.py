@@ -77,9 +77,10 @@ def _predict(comparison: Comparison, runs: list[Run], words: list[str]) -> dict[
 
 def _render(comparison: Comparison, runs: list[Run], predicted: dict[str, Prediction], failed: dict[str, str]) -> None:
     # Here, so that --help and errors do not wait for torch.
+    from timm_arat.compare.outcome import Line, Outcome
     from timm_arat.compare.plot import plot
     from timm_arat.compare.run import finished
-    from timm_arat.compare.table import Line, Outcome, as_csv, as_json, markdown
+    from timm_arat.compare.table import as_csv, as_json, markdown
     from timm_arat.engine.config import VARIANTS
 
     lines = []

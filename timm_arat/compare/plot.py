@@ -1,10 +1,12 @@
-"""The pictures of a comparison: clean accuracy against the strongest attack's, and their sum against time."""
+"""The pictures of a comparison: clean accuracy against the strongest attack's, and both against time."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from .table import ATTACKS, Line, strongest, sums
+from .outcome import ATTACKS, COSTS, Line, clock, curves, strongest, sums
+from .progress import Curve
 
 Point = tuple[float, float]
 MARKERS = "os^D"
@@ -20,10 +22,8 @@ def plot(lines: Sequence[Line], folder: Path) -> list[Path]:
     accuracies = _points({line.name: (line.values(robust), line.values("clean")) for line in lines})
     if not accuracies:
         return []
-    # On a GPU the processor mostly waits, so there time is the clock's.
-    gpu = any(not each.result.device.endswith("cpu") for line in lines for each in line.outcomes)
-    clock = "minutes" if gpu else "processor_minutes"
-    times = _points({line.name: (line.values(clock), sums(line, robust)) for line in lines})
+    times = _points({line.name: (line.values(clock(lines)), sums(line, robust)) for line in lines})
+    training = f"training, {COSTS[clock(lines)]}"
     drawn = [
         _scatter(
             accuracies,
@@ -34,8 +34,9 @@ def plot(lines: Sequence[Line], folder: Path) -> list[Path]:
         )
     ]
     if times:
-        label = "training, minutes" if gpu else "training, processor minutes"
-        drawn.append(_scatter(times, [], folder / "time.png", label, f"clean + {ATTACKS[robust]}, %"))
+        drawn.append(_scatter(times, [], folder / "time.png", training, f"clean + {ATTACKS[robust]}, %"))
+    if found := curves(lines):
+        drawn.append(_lines(found, folder / "held_out.png", training, "held-out clean + robust, %"))
     return drawn
 
 
@@ -54,21 +55,42 @@ def _points(found: Mapping[str, tuple[list[float], list[float]]]) -> dict[str, P
 
 
 def _scatter(points: dict[str, Point], best: Sequence[Point], path: Path, across: str, up: str) -> Path:
+    figure, axis = _empty(across, up)
+    if best:
+        axis.plot(*zip(*best, strict=True), color="grey", linestyle="--", label="frontier", zorder=1)
+    # Names beside the picture: near points, names in it would lie on each other. A marker for every ten colours. With a
+    # space before it, since matplotlib leaves a name that begins with _ out of the legend.
+    for number, (name, (x, y)) in enumerate(points.items()):
+        axis.scatter([x], [y], label=f" {name}", alpha=0.8, zorder=2, **_style(number))
+    return _save(figure, path)
+
+
+def _lines(found: Mapping[str, Sequence[Curve]], path: Path, across: str, up: str) -> Path:
+    """A line a run, of the same colour for all seeds of a row."""
+    figure, axis = _empty(across, up)
+    for number, (name, runs) in enumerate(found.items()):
+        for seed, run in enumerate(runs):
+            axis.plot(*zip(*run, strict=True), label=None if seed else f" {name}", alpha=0.8, **_style(number))
+    return _save(figure, path)
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {"color": f"C{number % 10}", "marker": MARKERS[number // 10 % len(MARKERS)]}
+
+
+def _empty(across: str, up: str) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("matplotlib is not installed: pip install timm_arat[plot]; the tables are written") from error
     figure = Figure(figsize=(8, 5), layout="constrained")
     axis = figure.subplots()
-    if best:
-        axis.plot(*zip(*best, strict=True), color="grey", linestyle="--", label="frontier", zorder=1)
-    # Names beside the picture: near points, names in it would lie on each other. A marker for every ten colours. With a
-    # space before it, since matplotlib leaves a name that begins with _ out of the legend.
-    for number, (name, (x, y)) in enumerate(points.items()):
-        marker = MARKERS[number // 10 % len(MARKERS)]
-        axis.scatter([x], [y], label=f" {name}", color=f"C{number % 10}", marker=marker, alpha=0.8, zorder=2)
     axis.set_xlabel(across)
     axis.set_ylabel(up)
+    return figure, axis
+
+
+def _save(figure: Any, path: Path) -> Path:
     figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=110)
     return path

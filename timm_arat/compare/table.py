@@ -3,100 +3,15 @@
 import csv
 import io
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ..engine.best import Select, best_epoch, score
-from ..engine.config import read_recipe
 from ..engine.costs import Passes
-from ..evaluation import Paired, Robustness, Score, compare, eps_text
+from ..evaluation import Paired, Score, eps_text
 from ..evaluation._score import cell
-from ..files import read_rows
-
-ATTACKS = {"clean": "clean", "pgd": "PGD-20", "autoattack": "AutoAttack"}
-HELD_OUT = "held_out"
-COSTS = {"minutes": "minutes", "processor_minutes": "processor minutes", "memory_mib": "memory, MiB"}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One finished run.
-
-    Attributes:
-        result: Of the weights that were best on the held-out training images.
-        minutes: Of all training steps, by the clock.
-        processor_minutes: Of all training steps, over all threads; None of runs that did not note it.
-        memory_mib: Peak of memory up to the end of training; likewise.
-        held_out: Clean accuracy and that under validation's attack together, in %, of the same weights on the held-out
-            images; None of runs without them.
-    """
-
-    seed: int
-    result: Robustness
-    minutes: float
-    processor_minutes: float | None = None
-    memory_mib: float | None = None
-    held_out: float | None = None
-
-    @staticmethod
-    def load(folder: Path, seed: int) -> "Outcome":
-        """ValueError or FileNotFoundError, naming the file, if the folder is not that of a finished run."""
-        rows = read_rows(folder / "summary.jsonl")
-        processor: list[Any] = [row.get("processor_seconds") for row in rows]
-        memory: list[Any] = [row.get("peak_memory_mib") for row in rows]
-        return Outcome(
-            seed,
-            Robustness.load(folder / "results.json"),
-            sum(row["seconds"] for row in rows) / 60,
-            None if None in processor else sum(processor) / 60,
-            None if None in memory else max(memory),
-            _held_out(rows, read_recipe(folder / "config.yaml").validation.select),
-        )
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row of the table: its runs in the order of the seeds, and why others failed or are missing."""
-
-    name: str
-    outcomes: tuple[Outcome, ...]
-    passes: Passes | None = None
-    notes: tuple[str, ...] = ()
-
-    def values(self, what: str) -> list[float]:
-        """Of each run that has it: an accuracy in %, or a cost."""
-        if what in (HELD_OUT, *COSTS):
-            found = [getattr(each, what) for each in self.outcomes]
-        else:
-            found = [_percent(getattr(each.result, what)) for each in self.outcomes]
-        return [value for value in found if value is not None]
-
-
-def strongest(lines: Sequence[Line]) -> str:
-    """The strongest attack of the protocol by its name in `ATTACKS`: AutoAttack, or PGD-20 where it was left out."""
-    results = [each.result for line in lines for each in line.outcomes]
-    return "pgd" if results and not any(result.autoattack for result in results) else "autoattack"
-
-
-def sums(line: Line, robust: str) -> list[float]:
-    """Clean accuracy and that under the attack `robust` together, in %, of each run that has both."""
-    pairs = [(_percent(each.result.clean), _percent(getattr(each.result, robust))) for each in line.outcomes]
-    return [clean + under for clean, under in pairs if clean is not None and under is not None]
-
-
-def against(line: Line, reference: Line) -> dict[int, dict[str, Paired]]:
-    """McNemar's comparison with the reference on the same images, by seed and attack, where both have that seed.
-
-    Seeds are not pooled: their images are the same, so that the pooled counts would not be independent.
-    """
-    others = {each.seed: each.result for each in reference.outcomes}
-    if line.name == reference.name:
-        return {}
-    return {each.seed: compare(each.result, others[each.seed]) for each in line.outcomes if each.seed in others}
+from . import progress
+from .outcome import ATTACKS, COSTS, HELD_OUT, Line, against, clock, curves, strongest, sums
 
 
 def markdown(lines: Sequence[Line], reference: str) -> str:
@@ -123,6 +38,8 @@ def markdown(lines: Sequence[Line], reference: str) -> str:
     text += [f"{line.name}: {note}." for line in lines for note in line.notes]
     warnings = [(line.name, each.seed, w) for line in lines for each in line.outcomes for w in each.result.warnings]
     text += [f"Warning for {name}, seed {seed}: {warning}." for name, seed, warning in warnings]
+    if soon := progress.markdown(curves(lines), reference, COSTS[clock(lines)]):
+        text += ["", *soon]
     return "\n".join(text) + "\n"
 
 
@@ -201,12 +118,6 @@ def _legend(lines: Sequence[Line]) -> list[str]:
     ]
 
 
-def _held_out(rows: Sequence[Mapping[str, Any]], select: Select) -> float | None:
-    best = best_epoch(rows, select)
-    (row,) = [row for row in rows if row["epoch"] == best]
-    return 100 * score(row, "sum") if "val_robust" in row else None
-
-
 def _accuracy(line: Line, what: str) -> str:
     values = line.values(what)
     if len(values) != 1:
@@ -234,7 +145,3 @@ def _paired(pairs: Sequence[Paired]) -> str:
 
 def _share(score: Score | None) -> dict[str, Any] | None:
     return None if score is None else {"accuracy": score.accuracy, "n": score.n, "interval_95": score.interval}
-
-
-def _percent(score: Score | None) -> float | None:
-    return None if score is None or math.isnan(score.accuracy) else 100 * score.accuracy
