@@ -109,8 +109,8 @@ def _legend(lines: Sequence[Line]) -> list[str]:
     spread = "mean ± standard deviation over seeds" if seeds > 1 else "± half the 95 % interval; one seed"
     return [
         f"Accuracy in %, {spread}; {'; '.join(threats)}.",
-        "Held-out sum: clean and under validation's attack, within the row's own threat, of the chosen epoch, on held-out "
-        "training images; settings are chosen by it, and the test images only tell the outcome.",
+        "Held-out sum: clean and under validation's attack, within the row's own threat, of the chosen epoch, on "
+        "held-out training images; settings are chosen by it, and the test images only tell the outcome.",
         "Passes an image: forward + backward passes of a training step, counted; their cost with a forward pass as 1 "
         "and a backward pass as 2. Minutes: of the training steps, by the clock and over all threads. Memory: its "
         "peak in training, of the whole process or of the GPU.",
