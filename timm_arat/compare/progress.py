@@ -44,7 +44,11 @@ def markdown(curves: Mapping[str, Sequence[Curve]], reference: str, unit: str) -
             for here, there in zip(row, times[reference], strict=True)
         ]
         text.append(f"| {name} | {' | '.join(cells)} |")
-    return [*text, "", f"Training, {unit}, until the held-out sum is at least so; in brackets, {reference}'s over it."]
+    legend = (
+        f"Training, {unit}, until the held-out sum, which is measured after each epoch, is at least so; in brackets, "
+        f"{reference}'s over it."
+    )
+    return [*text, "", legend]
 
 
 def _mean(runs: Sequence[Curve], level: float) -> float | None:
