@@ -16,6 +16,7 @@ from timm.models import get_arch_pretrained_cfgs
 
 import timm_arat
 from timm_arat.hub import export
+from timm_arat.hub._curves import split_model
 from timm_arat.models import WeightsNotFoundError, _weights
 from timm_arat.norm import is_split, norm_branch, split_norms
 
@@ -172,6 +173,19 @@ def test_split_norm_of_a_network_without_batchnorm_is_of_its_affines():
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
 
 
+def test_both_branches_of_layernorms_come_back(tmp_path: Path):
+    trained = timm_arat.convert_split_norm(timm.create_model("test_convnext3", num_classes=3), norms="all")
+    for _, norm in split_norms(trained):
+        norm.aux_bn[0].weight.data.uniform_(0.5, 1.5)
+    folder = export(trained, tmp_path / "exported")
+    overlay = {"file": str(folder / "model.safetensors"), "num_classes": 3}
+    name = "test_convnext3_arat.imagenette_linf8"
+    found = timm.create_model(name, pretrained=True, split_norm=True, pretrained_cfg_overlay=overlay, num_classes=3)
+    own, theirs = trained.state_dict(), found.state_dict()
+    assert own.keys() == theirs.keys() and all(torch.equal(own[key], theirs[key]) for key in own)
+    assert split_model(folder).state_dict().keys() == own.keys()
+
+
 def test_split_norm_of_a_checkpoint_with_one_branch(split: Path):
     (split / "aux_norm.safetensors").unlink()
     overlay = {"file": str(split / "model.safetensors"), "num_classes": 10}
@@ -184,7 +198,7 @@ def test_split_norm_with_another_model_s_norms(split: Path):
     aux.pop(next(iter(aux)))
     save_file(aux, split / "aux_norm.safetensors")
     overlay = {"file": str(split / "model.safetensors"), "num_classes": 10}
-    with pytest.raises(ValueError, match="0 of its keys are unknown, 1 are missing"):
+    with pytest.raises(ValueError, match="is of another model.* 0 of their keys are unknown, 1 are missing"):
         timm.create_model(NAME, pretrained=True, split_norm=True, pretrained_cfg_overlay=overlay, **SMALL)
 
 

@@ -13,8 +13,8 @@ from ..evaluation import Robustness, evaluate
 from ..evaluation._where import command_line
 from ..models import create
 from ..models._json import read_json
-from ..models._weights import AUX_NORM, WEIGHTS
-from ..norm import convert_split_norm, load_split_state_dict, merge_split_norm
+from ..models._weights import AUX_NORM
+from ..norm import load_aux_norm, merge_split_norm
 from ._public import public_command
 
 FILE = "curves.json"
@@ -77,8 +77,8 @@ def measure(folder: Path, data: Any, results: Robustness, images: int) -> Curves
 
 def split_model(folder: Path) -> nn.Module:
     """The model in `folder` with both of its branches."""
-    model = convert_split_norm(create(f"local-dir:{folder}", pretrained=True))
-    load_split_state_dict(model, load_file(folder / WEIGHTS) | load_file(folder / AUX_NORM), swap=False)
+    model = create(f"local-dir:{folder}", pretrained=True)
+    load_aux_norm(model, load_file(folder / AUX_NORM))
     return model
 
 

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from timm.models import PretrainedCfg, generate_default_cfgs, register_model
 from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import norm  # the module: it may be what is just being imported, and imports timm, which imports us
 from . import _weights, resnet_cifar, wide_resnet_cifar  # noqa: F401  # their backbones are registered first
@@ -64,11 +63,11 @@ def register(backbone: str, tags: Mapping[str, int] = IMAGENET) -> Callable[...,
             # Once fetched it is a file, wherever it came from; `source` would send timm there again.
             local = replace(cfg, file=str(file), source=None, custom_load=False)
         model = timm.model_entrypoint(backbone)(pretrained=pretrained, pretrained_cfg=local, **kwargs)
-        if split_norm:
-            has_batchnorm = any(isinstance(module, _BatchNorm) for module in model.modules())
+        if split_norm and pretrained:
+            _load_aux(model, cfg, checkpoint, cache_dir)
+        elif split_norm:
+            has_batchnorm = any(True for _ in norm.batch_norms(model))
             norm.convert_split_norm(model, norms=None if has_batchnorm else "all")
-            if pretrained:
-                _load_aux(model, cfg, checkpoint, cache_dir)
         return model
 
     create.__name__ = create.__qualname__ = name
@@ -121,14 +120,13 @@ def _load_aux(model: nn.Module, cfg: PretrainedCfg, checkpoint: str, cache_dir: 
             f"split_norm=True of {checkpoint}: {error}. Only the main branch is known then: load the plain model, and "
             "timm_arat.convert_split_norm(model) starts the second branch as its copy"
         ) from error
-    own = model.state_dict()
-    expected = {key for key in own if ".aux_bn." in f".{key}"}
-    if aux.keys() != expected:
+    try:
+        norm.load_aux_norm(model, aux)
+    except ValueError as error:
         raise ValueError(
-            f"{_weights.AUX_NORM} of {checkpoint} is of another model: {len(aux.keys() - expected)} of its keys are "
-            f"unknown, {len(expected - aux.keys())} are missing (features_only renames them: not with split_norm)"
-        )
-    norm.load_split_state_dict(model, own | aux, swap=False)
+            f"{_weights.AUX_NORM} of {checkpoint} is of another model (features_only renames its keys: not with "
+            f"split_norm): {error}"
+        ) from error
 
 
 for _backbone in ("resnet18", "resnet34", "resnet50", "wide_resnet50_2", "regnetx_002", "test_convnext3"):

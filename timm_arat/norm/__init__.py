@@ -22,6 +22,7 @@ _load      plain and split checkpoints into a split model
 
 from ._branch import norm_branch as norm_branch
 from ._convert import convert_split_norm as convert_split_norm
+from ._load import load_aux_norm as load_aux_norm
 from ._load import load_split_state_dict as load_split_state_dict
 from ._merge import merge_split_norm as merge_split_norm
 from ._shared import Share as Share

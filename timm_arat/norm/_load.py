@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from ..modes import keep_modes
-from ._walk import check_split_norm, split_norms
+from ._convert import convert_split_norm
+from ._walk import batch_norms, check_split_norm, split_norms
 
 
 def load_split_state_dict(model: nn.Module, state_dict: Mapping[str, Any], *, swap: bool | None = None) -> None:
@@ -50,6 +51,25 @@ def load_split_state_dict(model: nn.Module, state_dict: Mapping[str, Any], *, sw
     model.load_state_dict(loaded)
     with keep_modes(model):
         model.train()  # LeViT and others keep attention biases from eval to eval, and drop them only on this call
+
+
+def load_aux_norm(model: nn.Module, aux: Mapping[str, Any]) -> None:
+    """Splits the norms of the plain `model` and loads their second set, `aux`, as an export holds it.
+
+    Split is every BatchNorm, and where `aux` has the parameters of another norm, as of a LayerNorm, all kinds of norm.
+    Raises ValueError when `aux` is of another model; the norms are split then, and nothing is loaded.
+    """
+    batch = {name for name, _ in batch_norms(model)}
+    held = {f".{key}".partition(".aux_bn.")[0].lstrip(".") for key in aux}
+    plain = model.state_dict()
+    convert_split_norm(model, norms=None if held <= batch else "all")
+    expected = {key for key in model.state_dict() if ".aux_bn." in f".{key}"}
+    if aux.keys() != expected:
+        raise ValueError(
+            f"the auxiliary norms do not fit {type(model).__name__}: {len(aux.keys() - expected)} of their keys are "
+            f"unknown, {len(expected - aux.keys())} are missing"
+        )
+    load_split_state_dict(model, {**plain, **aux}, swap=False)
 
 
 def _refuse_mismatch(model: nn.Module, expected: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
