@@ -26,8 +26,14 @@ def test_the_embedded_checkpoint_is_listed_with_its_numbers():
 
 
 def test_filters_and_the_table():
-    for data in ("cifar10", "CIFAR-10", "CIFAR-10 (JPEG)"):
-        assert EMBEDDED in [row.name for row in timm_arat.list_robust(data=data, norm="linf")], data
+    small = "regnetx_002_arat.imagenette_linf8"
+    for data, name in (
+        ("cifar10", EMBEDDED),
+        ("CIFAR-10", EMBEDDED),
+        ("imagenette", small),
+        ("Imagenette (96 px)", small),
+    ):
+        assert name in [row.name for row in timm_arat.list_robust(data=data, norm="linf")], data
     assert EMBEDDED not in [row.name for row in timm_arat.list_robust(norm="l2")]
     assert not timm_arat.list_robust(data="cifar100000")
     lines = str(timm_arat.list_robust(data="cifar10")).splitlines()
