@@ -133,34 +133,25 @@ def draw(found: list[Entry], path: Path) -> None:
 
     rivals = read_json(CARDS / "rivals.json")
     tags = list(dict.fromkeys(entry.tag for entry in found))
-    figure = Figure(figsize=(5 * len(tags), 4), layout="constrained")
+    figure = Figure(figsize=(5 * len(tags), 5), layout="constrained")
     for axis, tag in zip(figure.subplots(1, len(tags), squeeze=False)[0], tags, strict=True):
         here = [entry for entry in found if entry.tag == tag]
-        points = []
-        for entry in here:
+        for number, entry in enumerate(here):
             low, high = entry.results.autoattack.interval if entry.results.autoattack else (0, 0)
             clean, robust = 100 * (entry.row.clean or 0.0), 100 * (entry.row.autoattack or 0.0)
             bars = [[robust - 100 * low], [100 * high - robust]]
-            axis.errorbar(clean, robust, yerr=bars, marker="o", capsize=3, color="tab:blue")
-            points.append((entry.row.name.partition(".")[0], clean, robust))
-        for each in rivals.get(tag, {"rows": []})["rows"]:
-            axis.plot(each["clean"], each["autoattack"], "o", mfc="none", color="tab:gray")
-            points.append((each["name"].partition(" (")[0], each["clean"], each["autoattack"]))
-        middle = sum(clean for _, clean, _ in points) / len(points)
-        # Of neighbours in height, the names stand above and below in turn, so that none covers another.
-        for number, (name, clean, robust) in enumerate(sorted(points, key=lambda point: point[2])):
-            _name(axis, name, clean, robust, to_the_left=clean > middle, above=number % 2 == 0)
+            name = entry.row.name.partition(".")[0]
+            axis.errorbar(clean, robust, yerr=bars, marker="o", capsize=3, linestyle="", color=f"C{number}", label=name)
+        for number, each in enumerate(rivals.get(tag, {"rows": []})["rows"], len(here)):
+            name = each["name"].partition(" (")[0]
+            axis.plot(each["clean"], each["autoattack"], "o", mfc="none", color=f"C{number}", label=name)
+        # Names below the picture: near points, names in it would lie on each other.
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, fontsize="x-small")
         axis.set_title(f"{here[0].row.data}, {here[0].threat}", parse_math=False, fontsize="medium")
         axis.set_xlabel("clean accuracy in %")
-        axis.margins(0.25, 0.15)
+        axis.margins(0.1, 0.15)
     figure.axes[0].set_ylabel("AutoAttack accuracy in %")
     figure.savefig(path, dpi=110)
-
-
-def _name(axis: Any, text: str, x: float, y: float, to_the_left: bool, above: bool) -> None:
-    across, up = -5 if to_the_left else 5, 5 if above else -11
-    place: Any = dict(xytext=(across, up), ha="right" if to_the_left else "left")
-    axis.annotate(text, (x, y), textcoords="offset points", fontsize="x-small", parse_math=False, **place)
 
 
 @cli
