@@ -128,10 +128,10 @@ def plot(runs: list[Path], path: Path) -> None:
         rows = read_rows(run / "summary.jsonl")
         for row, (title, names) in enumerate(panels):
             axis = axes[row][column]
-            for name in names:
-                if name in rows[0]:
+            for key in names:
+                if key in rows[0]:
                     axis.plot(
-                        [r["epoch"] for r in rows], [r[name] for r in rows], marker="o", label=name.replace("_", " ")
+                        [r["epoch"] for r in rows], [r[key] for r in rows], marker="o", label=key.replace("_", " ")
                     )
             axis.set_ylabel(title)
             if axis.has_data():
