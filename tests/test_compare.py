@@ -158,6 +158,9 @@ def test_a_teacher_whose_network_is_not_here_is_trained_again_for_a_row_that_nee
         (hat.folder / name).write_text("{}")
     (standard.folder / "model").rmdir()
     assert to_do(runs) == []
+    # A teacher that itself had one.
+    pupil = replace(hat, row="pupil", after=hat.name, config=replace(hat.config, output=str(tmp_path / "pupil-0")))
+    assert to_do([*runs, pupil]) == [standard, hat, pupil]
 
 
 @pytest.mark.parametrize(

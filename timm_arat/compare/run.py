@@ -31,9 +31,12 @@ def finished(run: Run) -> bool:
 
 def to_do(runs: Sequence[Run]) -> list[Run]:
     """Runs that are not finished, and those of their teachers whose networks are not here, as after a clone."""
-    left = [run for run in runs if not finished(run)]
-    teachers = {run.after for run in left}
-    return [run for run in runs if run in left or run.name in teachers and not _network(run).is_dir()]
+    left: list[Run] = []
+    for run in reversed(runs):  # a teacher stands before those that come after it
+        needed = any(run.name == other.after for other in left)
+        if not finished(run) or (needed and not _network(run).is_dir()):
+            left.append(run)
+    return left[::-1]
 
 
 def check_settings(runs: Sequence[Run]) -> None:
