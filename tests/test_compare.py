@@ -19,12 +19,13 @@ from timm_arat.compare import progress
 from timm_arat.compare.config import read_comparison, runs_of
 from timm_arat.compare.outcome import Line, Outcome, against
 from timm_arat.compare.plot import frontier, plot
+from timm_arat.compare.predict import _stand_alone
 from timm_arat.compare.prediction import load
 from timm_arat.compare.run import to_do
 from timm_arat.compare.table import as_csv, as_json, markdown
 from timm_arat.config import comparisons
 from timm_arat.engine.best import best_epoch
-from timm_arat.engine.config import AnalysisConfig, AWPConfig
+from timm_arat.engine.config import AnalysisConfig, AWPConfig, ModelConfig
 from timm_arat.engine.costs import Passes
 from timm_arat.evaluation import Robustness, compare
 from timm_arat.methods import ARATConfig, MadryConfig, TRADESConfig
@@ -159,8 +160,28 @@ def test_a_teacher_whose_network_is_not_here_is_trained_again_for_a_row_that_nee
     (standard.folder / "model").rmdir()
     assert to_do(runs) == []
     # A teacher that itself had one.
-    pupil = replace(hat, row="pupil", after=hat.name, config=replace(hat.config, output=str(tmp_path / "pupil-0")))
+    pupil = replace(hat, row="pupil", after=(hat.name,), config=replace(hat.config, output=str(tmp_path / "pupil-0")))
     assert to_do([*runs, pupil]) == [standard, hat, pupil]
+
+
+def test_a_row_begins_with_what_another_one_trained(file, tmp_path):
+    text = file.read_text()
+    rows = (
+        "  robust: {settings: {method: {name: madry}}, start: standard}\n"
+        "  both: {settings: {method: {name: hat}}, after: robust, start: standard}\nseeds:"
+    )
+    file.write_text(text.replace("seeds:", rows))
+    runs = {run.name: run for run in runs_of(read_comparison([str(file), "--output", str(tmp_path)]))}
+    robust, both = runs["robust-1"], runs["both-1"]
+    first = ModelConfig(name=f"{tmp_path}/standard-1", pretrained=True)
+    assert (robust.config.model, robust.config.teacher.name, robust.after) == (first, "", ("standard-1",))
+    assert (both.config.model, both.after) == (first, ("robust-1", "standard-1"))
+    assert both.config.teacher == ModelConfig(name=f"{tmp_path}/robust-1", pretrained=True)
+    # Its cost is measured before there is such a network.
+    plain = ModelConfig(name=runs["standard-1"].config.model.name)
+    alone = _stand_alone(both, plain)
+    assert (alone.model, alone.teacher) == (plain, plain)
+    assert _stand_alone(runs["madry-1"], plain) == runs["madry-1"].config
 
 
 @pytest.mark.parametrize(
@@ -171,6 +192,7 @@ def test_a_teacher_whose_network_is_not_here_is_trained_again_for_a_row_that_nee
         ("val_size: 100", "val_size: 0", "held-out training images"),
         ("{name: madry}}", "{name: madry}, data: {hflip: 0.1}}", "rows.madry.settings.data.hflip: the protocol has it"),
         ("standard: {", "standard: {after: madry, ", "rows.standard.after: 'madry' is no row above it"),
+        ("standard: {", "standard: {start: standard, ", "rows.standard.start: 'standard' is no row above it"),
         ("standard: {", "standard: {recepe: x, ", "rows.standard.recepe: no such option; did you mean 'recipe'"),
         ("seeds: [0, 1]", "seeds: [0, 0]", "none twice"),
         ("seeds:", "reference: madri\nseeds:", "did you mean 'madry'"),
@@ -186,8 +208,15 @@ def test_a_mistake_in_a_comparison_is_answered_with_the_way_out(file, old, new, 
 def test_every_bundled_comparison_is_of_runs_that_can_be_read(name):
     runs = runs_of(read_comparison([name, "--seeds", "[0]"]))
     assert {run.config.evaluation.eps for run in runs} == {8 / 255}
-    assert len({repr(replace(run.config.model, init="timm")) for run in runs}) == 1
-    rows = {"compare_official": 10, "compare_time": 4, "compare_imagenette": 6, "compare_methods": 22}
+    begin_alike = [run for run in runs if not run.config.model.pretrained]
+    assert len({repr(replace(run.config.model, init="timm")) for run in begin_alike}) == 1
+    rows = {
+        "compare_official": 10,
+        "compare_time": 4,
+        "compare_imagenette": 11,
+        "compare_methods": 22,
+        "compare_search": 25,
+    }
     assert len(runs) == rows.get(name, 19)
     if name == "compare_official":
         last = runs[-1].config
@@ -196,7 +225,7 @@ def test_every_bundled_comparison_is_of_runs_that_can_be_read(name):
     if name == "compare_time":
         assert [run.config.attack.steps for run in runs] == [10, 3, 1, 1]
     for hat in (run for run in runs if run.row == "hat"):
-        assert hat.config.teacher.name.endswith("standard-0") and hat.after == "standard-0"
+        assert hat.config.teacher.name.endswith("standard-0") and hat.after == ("standard-0",)
 
 
 def outcomes(name: str) -> Outcome:

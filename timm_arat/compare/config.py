@@ -30,8 +30,9 @@ class Comparison:
         recipe: The recipe of training that the protocol stands on, by name or file. Its data, model, epochs, validation
             and evaluation, with `settings`, hold for every row; so does its threat, `attack`, in the evaluation.
         settings: Settings of a recipe, which replace those of the recipe, and of each row's recipe.
-        rows: By name, each with `recipe` (that of the protocol if not given), `settings` (which replace all others) and
-            `after`, an earlier row whose trained network is its teacher. A row may have none of them.
+        rows: By name, each with `recipe` (that of the protocol if not given), `settings` (which replace all others),
+            `after`, an earlier row whose trained network is its teacher, and `start`, one whose weights it begins with.
+            A row may have none of them.
         reference: The row with which all others are compared image by image; the first if not given.
         seeds: One run of every row for each.
         jobs: Runs at a time; on a CPU each gets its share of the cores.
@@ -74,16 +75,17 @@ class Row:
     recipe: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     after: str = ""
+    start: str = ""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a row with a seed. `after` is the run that must be finished before, or empty."""
+    """One training: a row with a seed. `after` names the runs that must be finished before."""
 
     row: str
     seed: int
     config: TrainConfig
-    after: str = ""
+    after: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -119,22 +121,32 @@ def runs_of(comparison: Comparison) -> list[Run]:
     Raises:
         ValueError: naming the row, a recipe or setting that cannot be used, or one that belongs to the protocol.
     """
-    protocol = _protocol(comparison)
+    protocol = protocol_of(comparison)
     rows = {name: _row(name, tree, comparison) for name, tree in comparison.rows.items()}
     configs = {name: _config(name, row, comparison, protocol) for name, row in rows.items()}
     found = []
     for seed in comparison.seeds:
         for name, row in rows.items():
             config = replace(configs[name], seed=seed, output=f"{comparison.output}/{name}-{seed}")
-            after = f"{row.after}-{seed}" if row.after else ""
-            if after:
-                teacher = ModelConfig(name=f"{comparison.output}/{after}", pretrained=True)
+            if row.after:
+                teacher = ModelConfig(name=f"{comparison.output}/{row.after}-{seed}", pretrained=True)
                 config = replace(config, teacher=teacher)
-            found.append(Run(name, seed, config, after))
+            if row.start:
+                start = f"{comparison.output}/{row.start}-{seed}"
+                # That folder knows the architecture's options.
+                model = replace(config.model, name=start, pretrained=True, kwargs={}, init="timm")
+                config = replace(config, model=model)
+            after = {each: None for each in (row.after, row.start) if each}
+            found.append(Run(name, seed, config, tuple(f"{each}-{seed}" for each in after)))
     return found
 
 
-def _protocol(comparison: Comparison) -> TrainConfig:
+def protocol_of(comparison: Comparison) -> TrainConfig:
+    """What holds for every row, as a recipe.
+
+    Raises:
+        ValueError: a setting cannot be used, or no training images are held out.
+    """
     config = _stacked(comparison, comparison.recipe, comparison.settings)
     if not config.data.validates:
         raise ValueError(
@@ -160,8 +172,9 @@ def _row(name: str, tree: Any, comparison: Comparison) -> Row:
         if key.split(".")[0] in PROTOCOL and key not in OWN:
             raise ValueError(f"{where}.settings.{key}: the protocol has it, the same for all rows: put it in settings")
     earlier = list(comparison.rows)[: list(comparison.rows).index(name)]
-    if row.after and row.after not in earlier:
-        raise ValueError(f"{where}.after: {row.after!r} is no row above it; {nearest(row.after, earlier)}")
+    for key, other in (("after", row.after), ("start", row.start)):
+        if other and other not in earlier:
+            raise ValueError(f"{where}.{key}: {other!r} is no row above it; {nearest(other, earlier)}")
     return row
 
 

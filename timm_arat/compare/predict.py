@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ..config import cli
 from ..data import Data
-from ..engine.config import TrainConfig
+from ..engine.config import ModelConfig, TrainConfig
 from ..engine.forecast import forecast
 from ..engine.model import build_model
 from ..files import write_text
-from .config import Run, read_comparison, runs_of
+from .config import Run, protocol_of, read_comparison, runs_of
 from .prediction import FILE, Prediction, digest, load, threads_of
 
 
@@ -23,22 +23,30 @@ def main() -> None:
     folder = Path(comparison.output)
     known, found = load(folder), {}
     data: Data | None = None
+    untrained = replace(protocol_of(comparison).model, pretrained=False)
     for run in (each for each in runs_of(comparison) if each.seed == comparison.seeds[0]):
         threads = threads_of(run.config, comparison.jobs)
-        of = digest(_stand_alone(run), threads)
+        alone = _stand_alone(run, untrained)
+        of = digest(alone, threads)
         if run.row in known and known[run.row].of == of:
             found[run.row] = known[run.row]
             continue
-        config = replace(_stand_alone(run), threads=threads)
+        config = replace(alone, threads=threads)
         data = data or build_model(config)[1]  # one for all rows: it belongs to the protocol
         found[run.row] = Prediction(forecast(config, data), of)
         _save(found, folder)
     _save(found, folder)
 
 
-def _stand_alone(run: Run) -> TrainConfig:
-    """The run with an untrained network in the place of a teacher that another row has yet to train."""
-    return replace(run.config, teacher=replace(run.config.model, pretrained=False)) if run.after else run.config
+def _stand_alone(run: Run, untrained: ModelConfig) -> TrainConfig:
+    """The run with an untrained network in the place of each that another row has yet to train."""
+    folders = {run.folder.with_name(name) for name in run.after}
+    config = run.config
+    if Path(config.model.name) in folders:
+        config = replace(config, model=untrained)
+    if Path(config.teacher.name) in folders:
+        config = replace(config, teacher=untrained)
+    return config
 
 
 def _save(found: Mapping[str, Prediction], folder: Path) -> None:

@@ -30,10 +30,10 @@ def finished(run: Run) -> bool:
 
 
 def to_do(runs: Sequence[Run]) -> list[Run]:
-    """Runs that are not finished, and those of their teachers whose networks are not here, as after a clone."""
+    """Runs that are not finished, and those that they come after whose networks are not here, as after a clone."""
     left: list[Run] = []
-    for run in reversed(runs):  # a teacher stands before those that come after it
-        needed = any(run.name == other.after for other in left)
+    for run in reversed(runs):  # what a run comes after stands before it
+        needed = any(run.name in other.after for other in left)
         if not finished(run) or (needed and not _network(run).is_dir()):
             left.append(run)
     return left[::-1]
@@ -73,11 +73,11 @@ def run_all(runs: Sequence[Run], jobs: int, predicted: Mapping[str, float]) -> d
         try:
             while waiting or running:
                 for run in list(waiting):
-                    if run.after in failed:
-                        failed[run.name] = f"{run.after}, which it comes after, failed"
+                    if lost := [name for name in run.after if name in failed]:
+                        failed[run.name] = f"{lost[0]}, which it comes after, failed"
                         waiting.remove(run)
                     elif len(running) < jobs and not any(
-                        run.after == other.name for other in (*waiting, *_of(running))
+                        other.name in run.after for other in (*waiting, *_of(running))
                     ):
                         waiting.remove(run)
                         print(f"{run.name} begins; its log is {_beside(run, 'log')}", flush=True)
