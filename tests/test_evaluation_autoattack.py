@@ -118,6 +118,13 @@ def test_fast_evaluation_finds_the_same_images_robust():
     assert [result.attacks["autoattack"] for result in results] == ["standard, BatchNorms folded", "standard"]
 
 
+def test_a_network_without_batchnorms_has_none_folded():
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LayerNorm(3 * 16 * 16), torch.nn.Linear(3 * 16 * 16, 10))
+    x, y = torch.rand(2, 3, 16, 16), torch.tensor([0, 1])
+    result = evaluate(net, (x, y), attacks=("clean", "autoattack"), fast=True, progress=False)
+    assert not result.fast and result.attacks["autoattack"] == "standard"
+
+
 def test_a_state_of_the_other_speed_is_refused(tmp_path):
     x, y = digits()
     state = tmp_path / "state"

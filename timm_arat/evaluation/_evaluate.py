@@ -28,6 +28,7 @@ from timm_arat.evaluation._where import command_line, device_name, versions
 from timm_arat.evaluation.config import EvaluationConfig
 from timm_arat.fold import folded
 from timm_arat.names import nearest
+from timm_arat.norm import batch_norms
 
 Stage = tuple[Tensor, dict[str, Attack]]  # positions in x, and the attacks to run there, one after another
 
@@ -85,10 +86,11 @@ def evaluate(
                 f"save_adversarial: attacks={config.attacks} makes no adversarial image: add pgd or autoattack"
             )
         check_folder(Path(save_adversarial))
-    attacks, seed, batch_size, fast = config.attacks, config.seed, config.batch_size, config.fast
+    attacks, seed, batch_size = config.attacks, config.seed, config.batch_size
     pgd = PGD(norm=config.norm, eps=config.eps, steps=PGD_STEPS)
     net, found_name = open_model(model, torch.device(device) if device else None)
     class_names = tuple(label_names(net) or ())
+    fast = config.fast and any(batch_norms(net))  # or there is nothing to fold
     autoattack_images = config.autoattack_images if "autoattack" in attacks else 0
     images = select(
         data, net, pgd_images=config.pgd_images, autoattack_images=autoattack_images, seed=seed, shard=indices
