@@ -285,6 +285,24 @@ def test_without_autoattack_the_strongest_attack_is_pgd_and_the_columns_say_so()
     assert f",{total}," in as_csv(lines)
 
 
+def test_without_an_attack_on_the_test_images_there_is_no_column_of_one(tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = tuple(
+        {"seconds": 30.0, "processor_seconds": 60.0, "val_clean": 0.5, "val_robust": robust} for robust in (0.1, 0.2)
+    )
+    lines = []
+    for name in ("digits-standard", "digits-arat"):
+        whole = outcomes(name)
+        clean = replace(whole.result, scores={"clean": whole.result.clean})
+        lines.append(Line(name, (replace(whole, result=clean, held_out=70.0, rows=rows),)))
+    head = markdown(lines, "digits-standard").splitlines()[0].strip("| ").split(" | ")
+    assert head[:4] == ["row", "clean", "held-out sum", "passes an image"] and head[-1] == "clean less digits-standard"
+    assert all(len(row.split("|")) == len(head) + 2 for row in markdown(lines, "digits-standard").splitlines()[1:4])
+    (row, _) = csv.DictReader(io.StringIO(as_csv(lines)))
+    assert row["sum_mean"] == row["pgd_mean"] == "" and float(row["held_out_mean"]) == 70
+    assert [picture.name for picture in plot(lines, tmp_path)] == ["held_out.png"]
+
+
 @pytest.mark.parametrize("folder", sorted((DOCS / "comparison").iterdir()), ids=lambda folder: folder.name)
 def test_a_table_in_the_documents_is_that_of_the_results_beside_it(folder):
     found = json.loads((folder / "comparison.json").read_text())

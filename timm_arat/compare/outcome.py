@@ -75,10 +75,12 @@ class Line:
         return [value for value in found if value is not None]
 
 
-def strongest(lines: Sequence[Line]) -> str:
-    """The strongest attack of the protocol by its name in `ATTACKS`: AutoAttack, or PGD-20 where it was left out."""
+def strongest(lines: Sequence[Line]) -> str | None:
+    """The strongest attack of the protocol by its name in `ATTACKS`; None where the test images were not attacked."""
     results = [each.result for line in lines for each in line.outcomes]
-    return "pgd" if results and not any(result.autoattack for result in results) else "autoattack"
+    if not results:
+        return "autoattack"
+    return next((what for what in ("autoattack", "pgd") if any(getattr(each, what) for each in results)), None)
 
 
 def clock(lines: Sequence[Line]) -> str:
@@ -94,8 +96,10 @@ def curves(lines: Sequence[Line]) -> dict[str, list[progress.Curve]]:
     return {name: some for name, runs in found.items() if (some := [run for run in runs if run])}
 
 
-def sums(line: Line, robust: str) -> list[float]:
+def sums(line: Line, robust: str | None) -> list[float]:
     """Clean accuracy and that under the attack `robust` together, in %, of each run that has both."""
+    if robust is None:
+        return []
     pairs = [(percent(each.result.clean), percent(getattr(each.result, robust))) for each in line.outcomes]
     return [clean + under for clean, under in pairs if clean is not None and under is not None]
 

@@ -13,28 +13,20 @@ MARKERS = "os^D"
 
 
 def plot(lines: Sequence[Line], folder: Path) -> list[Path]:
-    """Draw what was measured into `folder`; returns the pictures, none where nothing was attacked.
+    """Draw what was measured into `folder`; returns the pictures that there is something for.
 
     Raises:
         ImportError: matplotlib is missing.
     """
-    robust = strongest(lines)
-    accuracies = _points({line.name: (line.values(robust), line.values("clean")) for line in lines})
-    if not accuracies:
-        return []
-    times = _points({line.name: (line.values(clock(lines)), sums(line, robust)) for line in lines})
-    training = f"training, {COSTS[clock(lines)]}"
-    drawn = [
-        _scatter(
-            accuracies,
-            frontier(list(accuracies.values())),
-            folder / "accuracy.png",
-            f"{ATTACKS[robust]}, %",
-            "clean, %",
-        )
-    ]
-    if times:
-        drawn.append(_scatter(times, [], folder / "time.png", training, f"clean + {ATTACKS[robust]}, %"))
+    training, drawn = f"training, {COSTS[clock(lines)]}", []
+    if robust := strongest(lines):
+        accuracies = _points({line.name: (line.values(robust), line.values("clean")) for line in lines})
+        times = _points({line.name: (line.values(clock(lines)), sums(line, robust)) for line in lines})
+        attacked, best = ATTACKS[robust], frontier(list(accuracies.values()))
+        if accuracies:
+            drawn.append(_scatter(accuracies, best, folder / "accuracy.png", f"{attacked}, %", "clean, %"))
+        if times:
+            drawn.append(_scatter(times, [], folder / "time.png", training, f"clean + {attacked}, %"))
     if found := curves(lines):
         drawn.append(_lines(found, folder / "held_out.png", training, "held-out clean + robust, %"))
     return drawn

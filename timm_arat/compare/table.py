@@ -17,22 +17,20 @@ from .outcome import ATTACKS, COSTS, HELD_OUT, Line, against, clock, curves, str
 def markdown(lines: Sequence[Line], reference: str) -> str:
     """The table, and below it what its numbers are."""
     first, robust = _reference(lines, reference), strongest(lines)
-    attacks = [what for what in ATTACKS if what != "autoattack" or what == robust]
-    head = [
-        "row",
-        *(ATTACKS[what] for what in attacks),
-        f"clean + {ATTACKS[robust]}",
-        "held-out sum",
-        "passes an image",
-    ]
-    head += [*COSTS.values(), f"clean less {reference}", f"{ATTACKS[robust]} less {reference}"]
+    weaker = "pgd" if robust == "autoattack" else None
+    measured = [what for what in ("clean", weaker, robust) if what]
+    head = ["row", *(ATTACKS[what] for what in measured), *([f"clean + {ATTACKS[robust]}"] if robust else [])]
+    head += ["held-out sum", "passes an image", *COSTS.values()]
+    paired = [what for what in ("clean", robust) if what]
+    head += [f"{ATTACKS[what]} less {reference}" for what in paired]
     text = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for line in lines:
-        cells = [line.name, *(_accuracy(line, what) for what in attacks), _spread(sums(line, robust), 1)]
+        cells = [line.name, *(_accuracy(line, what) for what in measured)]
+        cells += [_spread(sums(line, robust), 1)] if robust else []
         cells += [_spread(line.values(HELD_OUT), 1), _passes(line.passes)]
         cells += [_spread(line.values(what), 0 if what == "memory_mib" else 1) for what in COSTS]
         pairs = against(line, first)
-        cells += [_paired([pair[what] for pair in pairs.values() if what in pair]) for what in ("clean", robust)]
+        cells += [_paired([pair[what] for pair in pairs.values() if what in pair]) for what in paired]
         text.append(f"| {' | '.join(cells)} |")
     text += ["", *_legend(lines)]
     text += [f"{line.name}: {note}." for line in lines for note in line.notes]
