@@ -25,6 +25,7 @@ from timm_arat.compare.run import to_do
 from timm_arat.compare.table import as_csv, as_json, markdown
 from timm_arat.config import comparisons
 from timm_arat.engine.best import best_epoch
+from timm_arat.engine.companions import COMPANIONS
 from timm_arat.engine.config import AnalysisConfig, AWPConfig, ModelConfig
 from timm_arat.engine.costs import Passes
 from timm_arat.evaluation import Robustness, compare
@@ -204,10 +205,21 @@ def test_a_mistake_in_a_comparison_is_answered_with_the_way_out(file, old, new, 
         runs_of(read_comparison([str(file)]))
 
 
+def test_a_row_that_cannot_be_trained_is_named_before_any_is(file, tmp_path):
+    file.write_text(file.read_text().replace("{name: standard}}", "{name: standard}, warm_start: true}"))
+    done = command(file, "--output", tmp_path / "out")
+    said = done.communicate(timeout=240)[0]
+    assert done.returncode == 2 and "rows.standard: warm_start: standard has no attack to start" in said, said
+    assert "begins" not in said
+
+
 @pytest.mark.parametrize("name", comparisons())
 def test_every_bundled_comparison_is_of_runs_that_can_be_read(name):
     runs = runs_of(read_comparison([name, "--seeds", "[0]"]))
     assert {run.config.evaluation.eps for run in runs} == {8 / 255}
+    for run in runs:
+        for kind in COMPANIONS:
+            kind.check(run.config)
     begin_alike = [run for run in runs if not run.config.model.pretrained]
     assert len({repr(replace(run.config.model, init="timm")) for run in begin_alike}) == 1
     rows = {

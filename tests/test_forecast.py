@@ -38,6 +38,11 @@ def test_operations_are_three_forward_passes_a_step_and_three_a_step_of_the_atta
     assert attacked.flops - plain.flops == pytest.approx(2 * 2 * one, rel=0.04)  # and folding looks at an image twice
 
 
+def test_what_could_not_be_trained_has_no_forecast(tmp_path):
+    with pytest.raises(ValueError, match="warm_start: standard has no attack to start"):
+        forecast(tiny(tmp_path, method=StandardConfig(), warm_start=True))
+
+
 def test_what_a_graph_holds_is_counted_once_while_it_is_there():
     x = torch.ones(10, 10, requires_grad=True)
     with _watched({x.untyped_storage().data_ptr()}) as held:

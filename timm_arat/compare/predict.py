@@ -33,7 +33,10 @@ def main() -> None:
             continue
         config = replace(alone, threads=threads)
         data = data or build_model(config)[1]  # one for all rows: it belongs to the protocol
-        found[run.row] = Prediction(forecast(config, data), of)
+        try:
+            found[run.row] = Prediction(forecast(config, data), of)
+        except ValueError as error:
+            raise ValueError(f"{comparison.file}: rows.{run.row}: {error}") from error
         _save(found, folder)
     _save(found, folder)
 

@@ -42,7 +42,12 @@ def forecast(config: TrainConfig, data: Data | None = None) -> Forecast:
 
     Args:
         data: The data set of `config`, where it is open already.
+
+    Raises:
+        ValueError: the configuration cannot be used, as `train` would say.
     """
+    for kind in COMPANIONS:
+        kind.check(config)
     config = replace(config, analysis=AnalysisConfig())
     with TemporaryDirectory() as folder:
         session = _session(config, Path(folder), data)
