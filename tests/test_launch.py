@@ -83,7 +83,17 @@ def test_the_launcher_sets_one_thread_and_the_engine_all_cores(tmp_path):
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
-    command = [sys.executable, "recipes/train.py", "--output", tmp_path / "run", *TINY, "--epochs", "200"]
+    command = [
+        sys.executable,
+        "recipes/train.py",
+        "--output",
+        tmp_path / "run",
+        *TINY,
+        "--epochs",
+        "200",
+        "--threads",
+        "1",
+    ]
     process = subprocess.Popen(
         list(map(str, command)), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
