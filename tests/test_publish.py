@@ -367,6 +367,24 @@ def test_a_twin_is_of_the_same_backbone_and_measured_on_the_same_images(run, fol
     assert not (folder / TWIN).exists()
 
 
+def test_an_assembled_folder_takes_a_twin_too_and_nothing_else_that_belongs_to_a_run(run, folder):
+    card = (folder / "README.md").read_text()
+    assert "Its training: 1 epoch, seed 0, " in card
+    config = json.loads((folder / "config.json").read_text())
+    del config["twin"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / TWIN).unlink()
+    (folder / "README.md").write_text(render(folder, REPO)["README.md"])
+    assert "Beside its twin" not in (folder / "README.md").read_text()
+    (folder / "hub.json").write_text(json.dumps({"repo_id": REPO, "revision": "0" * 40}))
+    done = python("recipes/publish.py", folder, "--images", 20, "--mix", 0.5, "--dry-run")
+    assert done.returncode != 0 and "--mix, --images: for a run, and " in said(done), said(done)
+    done = python("recipes/publish.py", folder, "--twin", run, "--dry-run")
+    assert done.returncode == 0 and "nothing was sent" in done.stdout, said(done)
+    assert (folder / "README.md").read_text() == card
+    assert json.loads((folder / "hub.json").read_text())["revision"] == "0" * 40, "what is on the Hub stays the same"
+
+
 def test_a_mix_is_another_model_and_is_measured_as_such(run, tmp_path):
     done = python(
         *("recipes/publish.py", run, "--repo-id", "tester/mixed", "--cards", tmp_path, "--images", 10, "--mix", 0.5),

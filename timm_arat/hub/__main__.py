@@ -21,7 +21,8 @@ class Options:
         dataset_id: The data set on the Hub, such as uoft-cs/cifar10.
         dataset_note: A sentence about the data for the card.
         images: Test images behind the curves and the dial.
-        twin: The run of the same backbone on the same data by another method, with which the card compares.
+        twin: The run of the same backbone on the same data by another method, with which the card compares. An assembled
+            folder takes one too, also in place of the one that it has.
         private: Make a new repository private.
         create_pr: Propose a pull request instead of writing to the main branch.
         tag: Version to tag; the next of v1, v2, ... if not given.
@@ -43,6 +44,9 @@ class Options:
     tag: str | None = None
 
 
+OF_A_RUN = ("name", "cards", "mix", "dataset_name", "dataset_id", "dataset_note", "images")  # an assembled folder has them
+
+
 @cli
 def main() -> None:
     """Assemble, check, publish, and say where it is."""
@@ -57,7 +61,7 @@ def main() -> None:
     if options.repo_id is not None and options.repo_id.count("/") != 1:
         raise ValueError(f"--repo_id {options.repo_id}: wanted ORG/NAME")
     # Here, so that --help and errors do not wait for torch.
-    from timm_arat.hub._assemble import assemble
+    from timm_arat.hub._assemble import assemble, pair
     from timm_arat.hub._files import files, left_out
     from timm_arat.hub._publish import check, publish
 
@@ -79,8 +83,14 @@ def main() -> None:
             source, folder, options.repo_id, mix=options.mix, dataset=dataset, images=options.images, twin=options.twin
         )
         print(f"assembled {folder}: {', '.join(files(folder))}", flush=True)
-    elif options.mix:
-        raise ValueError(f"--mix belongs to a run: {source} is assembled already")
+    elif given := [f"--{field}" for field in OF_A_RUN if getattr(options, field) != getattr(Options, field)]:
+        raise ValueError(
+            f"{', '.join(given)}: for a run, and {source} is assembled already; assemble it from its run again, or leave "
+            "that out"
+        )
+    elif options.twin is not None:
+        pair(folder, options.twin)
+        print(f"{folder / 'README.md'} compares with {options.twin}", flush=True)
     repo_id = check(folder, options.repo_id)
     if others := left_out(folder):
         print(f"left out, not files of a checkpoint: {', '.join(others)}", flush=True)

@@ -9,11 +9,11 @@ from typing import Any
 
 from ..data import Data, DataConfig, load, match_labels, subset, tensors
 from ..evaluation import Robustness, compare, evaluate
-from ..models._json import read_config
+from ..models._json import read_config, read_json
 from ..models._weights import AUX_NORM, RECORD, WEIGHTS
 from . import _curves
-from ._agree import check_images, check_run, settings_of
-from ._card import render
+from ._agree import check_folder, check_images, check_run, settings_of
+from ._card import render, seconds_of
 from ._export import export
 from ._files import TWIN, check_free, check_plain, files, move_into
 from ._pictures import draw
@@ -88,6 +88,19 @@ def assemble(
     return folder
 
 
+def pair(folder: str | Path, twin: str | Path) -> None:
+    """Let the card of the assembled checkpoint in `folder` compare with the run in `twin`, and note its results there.
+
+    Raises:
+        ValueError: `folder` is no assembled checkpoint; or `twin` is not a finished, evaluated run of the same backbone
+            on the same images against the same threat.
+    """
+    folder, twin = Path(folder), Path(twin)
+    _write_twin(twin, folder, check_folder(folder))
+    check_public(folder, files(folder), (Path.home(), Path.cwd(), twin.resolve()))
+    _write_rendered(folder, read_json(folder / RECORD)["repo_id"])
+
+
 def _write_model(source: Path, folder: Path, config: dict[str, Any], mix: float) -> None:
     """The run's exported model, or the one with the interpolated norms; its auxiliary norms stay the trained."""
     for name in ("config.json", WEIGHTS, AUX_NORM):
@@ -119,6 +132,9 @@ def _write_twin(run: Path, folder: Path, results: Robustness) -> None:
     if "autoattack" not in compare(results, twin):  # and it refuses other images or another threat
         raise ValueError(f"{run} shares no AutoAttack result with this model: evaluate both with AutoAttack")
     twin.save(folder / TWIN)
+    trained = public_tree(read_config(run / "model" / "config.json")["training"])
+    config = read_config(folder / "config.json") | {"twin": trained | {"seconds": seconds_of(run / "summary.jsonl")}}
+    _write_config(config, folder)
 
 
 def _write_measured(folder: Path, config: dict[str, Any], results: Robustness, found: Data, images: int) -> None:
@@ -133,10 +149,14 @@ def _write_measured(folder: Path, config: dict[str, Any], results: Robustness, f
 
 def write_card(folder: Path, repo_id: str) -> None:
     """(Re)write the rendered files of `folder` and note the repository that they speak of."""
+    _write_rendered(folder, repo_id)
+    (folder / RECORD).write_text(json.dumps({"repo_id": repo_id}, indent=1) + "\n")
+
+
+def _write_rendered(folder: Path, repo_id: str) -> None:
     for name, text in render(folder, repo_id).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
-    (folder / RECORD).write_text(json.dumps({"repo_id": repo_id}, indent=1) + "\n")
 
 
 def _describe(
@@ -149,8 +169,12 @@ def _describe(
     if mix:
         config["mix"] = mix
     config["pretrained_cfg"]["tag"] = folder.name.partition(".")[2]
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    _write_config(config, folder)
     return config
+
+
+def _write_config(config: dict[str, Any], folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _evaluate_again(results: Robustness, data: DataConfig, folder: Path, state: Path) -> Robustness:

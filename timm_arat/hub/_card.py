@@ -59,8 +59,7 @@ def _facts(folder: Path, config: dict[str, Any], results: Robustness, curves: Cu
         for name, score in (("clean", results.clean), ("PGD-20", results.pgd), ("AutoAttack", results.autoattack))
         if score is not None
     ]
-    epochs = [json.loads(line) for line in (folder / "summary.jsonl").read_text().splitlines()]
-    seconds = sum(row["seconds"] for row in {row["epoch"]: row for row in epochs}.values())
+    seconds = seconds_of(folder / "summary.jsonl")
     device = inline(results.device)
     rivals = read_json(CARDS / "rivals.json")
     return {
@@ -82,12 +81,12 @@ def _facts(folder: Path, config: dict[str, Any], results: Robustness, curves: Cu
         "has_aux": (folder / AUX_NORM).exists(),
         "n_thorough": results.autoattack.n if results.autoattack else 0,
         "rivals": rivals.get(folder.name.partition(".")[2]),
-        "twin": _twin(folder, results),
+        "twin": _twin(folder, config.get("twin"), results),
         "curve": (folder / "training.png").exists(),
         "mix": [{"mix": f"{mix:g}", "clean": _half(point.clean), "pgd": _half(point.pgd)} for mix, point in curves.mix],
         "mix_here": f"{config.get('mix', 0):g}",
         "mix_n": curves.mix[0][1].pgd.n if curves.mix and curves.mix[0][1].pgd else 0,
-        "training": f"{_cost(training, seconds)} on {device}.{_sources(training)}",
+        "training": f"{_cost(training, seconds)}, on {device}.{_sources(training)}",
         "command": fenced((folder / "command.txt").read_text().strip(), "bash"),
     }
 
@@ -101,8 +100,14 @@ def _version(results: Robustness) -> str:
     return f"the official standard version ({details})" if details else "the official standard version"
 
 
-def _twin(folder: Path, results: Robustness) -> dict[str, Any] | None:
-    """The same backbone by another method, paired with `results` on the same images."""
+def seconds_of(summary: Path) -> float:
+    """What a run's epochs took by the clock, from its summary.jsonl; of an epoch that was trained again, the last."""
+    rows = [json.loads(line) for line in summary.read_text().splitlines()]
+    return float(sum(row["seconds"] for row in {row["epoch"]: row for row in rows}.values()))
+
+
+def _twin(folder: Path, training: dict[str, Any] | None, results: Robustness) -> dict[str, Any] | None:
+    """The same backbone by another method, paired with `results` on the same images; how it was trained."""
     if not (folder / TWIN).exists():
         return None
     twin = Robustness.load(folder / TWIN)
@@ -117,7 +122,8 @@ def _twin(folder: Path, results: Robustness) -> dict[str, Any] | None:
         }
         for key, pair in pairs.items()
     ]
-    return {"model": inline(twin.model), "rows": rows}
+    trained = f"{inline(_cost(training, training['seconds']))}.{_sources(training)}" if training else ""
+    return {"model": inline(twin.model), "training": trained, "rows": rows}
 
 
 def _model_index(results: Robustness, dataset: dict[str, Any]) -> list[EvalResult]:
@@ -189,7 +195,7 @@ def _cost(training: dict[str, Any], seconds: float) -> str:
     if "threads" not in training:
         return took
     hours = seconds / 3600 * training["processes"] * (1 if training["device"] != "cpu" else training["threads"])
-    return f"{took}, {hours:.1f} {'core' if training['device'] == 'cpu' else 'GPU'} hours,"
+    return f"{took}, {hours:.1f} {'core' if training['device'] == 'cpu' else 'GPU'} hours"
 
 
 def _sources(training: dict[str, Any]) -> str:
