@@ -17,8 +17,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import timm_arat
+from timm_arat.data import DataConfig
 from timm_arat.evaluation._autoattack import MARGIN, describe
+from timm_arat.evaluation._place import beside
 from timm_arat.hub import _assemble
+from timm_arat.hub.__main__ import main
+from timm_arat.hub._again import renew
 from timm_arat.hub._assemble import check_run
 from timm_arat.hub._card import render
 from timm_arat.hub._files import TWIN, files
@@ -359,30 +363,54 @@ def test_a_twin_is_of_the_same_backbone_and_measured_on_the_same_images(run, fol
     without = replace(results, scores={name: results.scores[name] for name in ("clean", "fgsm", "pgd", "unbounded")})
     monkeypatch.setattr(_assemble, "check_run", lambda twin: without)
     with pytest.raises(ValueError, match="shares no AutoAttack result with this model"):
-        _assemble._write_twin(run, folder, results)
+        _assemble.write_twin(run, folder, results)
     config = json.loads((folder / "config.json").read_text()) | {"architecture": "resnet18"}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="is of resnet20_cifar and this model resnet18: a twin has the same backbone"):
-        _assemble._write_twin(run, folder, results)
+        _assemble.write_twin(run, folder, results)
     assert not (folder / TWIN).exists()
 
 
-def test_an_assembled_folder_takes_a_twin_too_and_nothing_else_that_belongs_to_a_run(run, folder):
-    card = (folder / "README.md").read_text()
-    assert "Its training: 1 epoch, seed 0, " in card
+def test_an_assembled_folder_takes_more_images_and_a_twin_and_nothing_that_belongs_to_a_run(
+    run, folder, tmp_path, monkeypatch, capsys
+):
+    results = timm_arat.Robustness.load(folder / "results.json")
+    # As it would be had it been assembled without a twin and then published.
     config = json.loads((folder / "config.json").read_text())
-    del config["twin"]
+    assert config.pop("twin")["epochs"] == 1
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / TWIN).unlink()
     (folder / "README.md").write_text(render(folder, REPO)["README.md"])
     assert "Beside its twin" not in (folder / "README.md").read_text()
-    (folder / "hub.json").write_text(json.dumps({"repo_id": REPO, "revision": "0" * 40}))
-    done = python("recipes/publish.py", folder, "--images", 20, "--mix", 0.5, "--dry-run")
-    assert done.returncode != 0 and "--mix, --images: for a run, and " in said(done), said(done)
-    done = python("recipes/publish.py", folder, "--twin", run, "--dry-run")
+    (folder / "own.txt").write_text("mine")
+
+    more = tmp_path / "more.json"
+    settings = {"autoattack_images": 12, "pgd_images": 24, "fast": True, "eps": results.eps, "batch_size": 24}
+    timm_arat.evaluate(f"local-dir:{folder}", DataConfig("digits"), progress=False, **settings).save(more)
+    done = python("recipes/publish.py", folder, "--results", more, "--images", 24, "--twin", run, "--dry-run")
     assert done.returncode == 0 and "nothing was sent" in done.stdout, said(done)
-    assert (folder / "README.md").read_text() == card
-    assert json.loads((folder / "hub.json").read_text())["revision"] == "0" * 40, "what is on the Hub stays the same"
+
+    card, results = (folder / "README.md").read_text(), timm_arat.Robustness.load(folder / "results.json")
+    assert (results.clean.n, results.autoattack.n) == (24, 12)
+    assert "| clean | " in card and "| 24 |" in card and "| clean (n=20) |" in card, "the twin has 20 of the images"
+    assert "Its training: 1 epoch, seed 0, " in card and str(tmp_path) not in card
+    point = json.loads((folder / "curves.json").read_text())["eps"][2]
+    assert timm_arat.Robustness.from_json(point).pgd == results.pgd, "the curve is of the same images"
+    assert (folder / "own.txt").read_text() == "mine"
+
+    assert beside(str(folder), "results.json") == Path(f"{folder.name}.results.json"), (
+        "not over what the card speaks of"
+    )
+    assert beside(str(run), "results.json") == run / "results.json"
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    replace(results, weights="0" * 32).save(more)
+    with pytest.raises(ValueError, match="of other weights than those in"):
+        renew(folder, results=more)
+    monkeypatch.setattr("sys.argv", ["publish.py", str(folder), "--mix", "0.5", "--name", "other.name"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--name, --mix: for a run, and " in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
 def test_a_mix_is_another_model_and_is_measured_as_such(run, tmp_path):

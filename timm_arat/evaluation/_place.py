@@ -5,6 +5,7 @@ from pathlib import Path
 
 from timm_arat.data import DataConfig
 from timm_arat.evaluation._robustness import Robustness, eps_text
+from timm_arat.models._weights import RECORD
 
 
 def place(model: str, data: DataConfig, norm: str, eps: float, *, output: str | None, other: bool) -> Path:
@@ -66,7 +67,10 @@ def _is_stronger(old: Robustness, new: Robustness) -> bool:
 
 
 def beside(model: str, name: str) -> Path:
-    """`name` in a run's folder, or MODEL.name here."""
-    if Path(model).is_dir():
-        return Path(model) / name
+    """`name` in a run's folder, else MODEL.name here: a published checkpoint's card speaks of the files beside it."""
+    folder = Path(model)
+    if (folder / RECORD).is_file():
+        return Path(f"{folder.resolve().name}.{name}")
+    if folder.is_dir():
+        return folder / name
     return Path(re.sub(r"[^\w.-]+", "_", model) + f".{name}")

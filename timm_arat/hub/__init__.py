@@ -5,6 +5,7 @@ _curves     robust accuracy against eps, and the dial between the branches, meas
 _pictures   both as figures, accuracy by class, clean and adversarial images
 _card       README.md from the template and the JSON
 _assemble   a finished run -> the folder that a Hub repository will hold
+_again      what that folder takes later: results of more images, a twin
 _publish    that folder -> the Hub: checked, in one commit, tagged
 _agree      whether results are of the model, the images and the threat beside them
 _files      the files of a checkpoint by name: what may be replaced and sent

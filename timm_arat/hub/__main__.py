@@ -20,9 +20,10 @@ class Options:
         dataset_name: What people call the data set; the run's name of it if not given.
         dataset_id: The data set on the Hub, such as uoft-cs/cifar10.
         dataset_note: A sentence about the data for the card.
-        images: Test images behind the curves and the dial.
-        twin: The run of the same backbone on the same data by another method, with which the card compares. An assembled
-            folder takes one too, also in place of the one that it has.
+        images: Test images behind the curves and the dial, where these are measured: of a run, or with `results`.
+        results: For an assembled folder: other results of it, which `evaluate.py FOLDER` wrote, of more images perhaps.
+        twin: The run of the same backbone on the same data by another method, with which the card compares; also for an
+            assembled folder.
         private: Make a new repository private.
         create_pr: Propose a pull request instead of writing to the main branch.
         tag: Version to tag; the next of v1, v2, ... if not given.
@@ -38,13 +39,14 @@ class Options:
     dataset_id: str | None = None
     dataset_note: str | None = None
     images: int = 1000
+    results: str | None = None
     twin: str | None = None
     private: bool = False
     create_pr: bool = False
     tag: str | None = None
 
 
-OF_A_RUN = ("name", "cards", "mix", "dataset_name", "dataset_id", "dataset_note", "images")  # an assembled folder has them
+OF_A_RUN = ("name", "cards", "mix", "dataset_name", "dataset_id", "dataset_note")  # an assembled folder has them
 
 
 @cli
@@ -61,12 +63,15 @@ def main() -> None:
     if options.repo_id is not None and options.repo_id.count("/") != 1:
         raise ValueError(f"--repo_id {options.repo_id}: wanted ORG/NAME")
     # Here, so that --help and errors do not wait for torch.
-    from timm_arat.hub._assemble import assemble, pair
+    from timm_arat.hub._again import renew
+    from timm_arat.hub._assemble import assemble
     from timm_arat.hub._files import files, left_out
     from timm_arat.hub._publish import check, publish
 
     folder = source
     if (source / "config.yaml").is_file() or not (source / "hub.json").is_file():
+        if options.results is not None:
+            raise ValueError(f"--results is for an assembled folder; {source} is taken for a run, which has its own")
         if options.repo_id is None:
             raise ValueError("--repo_id ORG/NAME is missing: the card says how to load the model from there")
         folder = Path(options.cards) / (options.name or options.repo_id.rpartition("/")[2])
@@ -85,12 +90,11 @@ def main() -> None:
         print(f"assembled {folder}: {', '.join(files(folder))}", flush=True)
     elif given := [f"--{field}" for field in OF_A_RUN if getattr(options, field) != getattr(Options, field)]:
         raise ValueError(
-            f"{', '.join(given)}: for a run, and {source} is assembled already; assemble it from its run again, or leave "
-            "that out"
+            f"{', '.join(given)}: for a run, and {source} is assembled already: leave that out, or give its run"
         )
-    elif options.twin is not None:
-        pair(folder, options.twin)
-        print(f"{folder / 'README.md'} compares with {options.twin}", flush=True)
+    elif options.results is not None or options.twin is not None:
+        renew(folder, results=options.results, images=options.images, twin=options.twin)
+        print(f"renewed {folder}", flush=True)
     repo_id = check(folder, options.repo_id)
     if others := left_out(folder):
         print(f"left out, not files of a checkpoint: {', '.join(others)}", flush=True)

@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..data import Data, DataConfig, load, match_labels, subset, tensors
+from ..data import DataConfig, Images, load, match_labels, subset, tensors
 from ..evaluation import Robustness, compare, evaluate
-from ..models._json import read_config, read_json
+from ..models._json import read_config
 from ..models._weights import AUX_NORM, RECORD, WEIGHTS
 from . import _curves
-from ._agree import check_folder, check_images, check_run, settings_of
+from ._agree import check_images, check_run, settings_of
 from ._card import render, seconds_of
 from ._export import export
 from ._files import TWIN, check_free, check_plain, files, move_into
@@ -60,12 +60,7 @@ def assemble(
     data = DataConfig(**settings_of(run)["data"])
     results = check_run(run)
     config = read_config(run / "model" / "config.json")
-    found = load(data, input_size=tuple(config["pretrained_cfg"]["input_size"]), splits=("test",))
-    assert found.test is not None
-    # The training split, which is not read here, may have more classes: as in the evaluation, they go by their names.
-    found.test.relabel(match_labels(found.class_names, config.get("label_names")).to_other)
-    check_images(found.test, results, config)
-    found.test.name = public(found.test.name)
+    test = test_images(data, config, results)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent) as partial:
@@ -80,25 +75,23 @@ def assemble(
         results.save(aside / "results.json")
         _write_recipe(run, aside)
         if twin:
-            _write_twin(Path(twin), aside, results)
-        _write_measured(aside, config, results, found, images)
+            write_twin(Path(twin), aside, results)
+        write_measured(aside, config, results, test, images)
         write_card(aside, repo_id)
         check_public(aside, files(aside), (Path.home(), Path.cwd(), run.resolve(), folder.parent.resolve()))
         move_into(aside, folder)
     return folder
 
 
-def pair(folder: str | Path, twin: str | Path) -> None:
-    """Let the card of the assembled checkpoint in `folder` compare with the run in `twin`, and note its results there.
-
-    Raises:
-        ValueError: `folder` is no assembled checkpoint; or `twin` is not a finished, evaluated run of the same backbone
-            on the same images against the same threat.
-    """
-    folder, twin = Path(folder), Path(twin)
-    _write_twin(twin, folder, check_folder(folder))
-    check_public(folder, files(folder), (Path.home(), Path.cwd(), twin.resolve()))
-    _write_rendered(folder, read_json(folder / RECORD)["repo_id"])
+def test_images(data: DataConfig, config: dict[str, Any], results: Robustness) -> Images:
+    """The test images that `results` were measured on, for the model that `config` describes, by their public name."""
+    found = load(data, input_size=tuple(config["pretrained_cfg"]["input_size"]), splits=("test",))
+    assert found.test is not None
+    # The training split, which is not read here, may have more classes: as in the evaluation, they go by their names.
+    found.test.relabel(match_labels(found.class_names, config.get("label_names")).to_other)
+    check_images(found.test, results, config)
+    found.test.name = public(found.test.name)
+    return found.test
 
 
 def _write_model(source: Path, folder: Path, config: dict[str, Any], mix: float) -> None:
@@ -124,7 +117,7 @@ def _write_recipe(run: Path, folder: Path) -> None:
     (folder / "command.txt").write_text("".join(f"accelerate launch {command}\n" for command in commands))
 
 
-def _write_twin(run: Path, folder: Path, results: Robustness) -> None:
+def write_twin(run: Path, folder: Path, results: Robustness) -> None:
     twin = public_results(check_run(run))
     ours, theirs = (read_config(each / "config.json")["architecture"] for each in (folder, run / "model"))
     if ours != theirs:
@@ -137,23 +130,23 @@ def _write_twin(run: Path, folder: Path, results: Robustness) -> None:
     _write_config(config, folder)
 
 
-def _write_measured(folder: Path, config: dict[str, Any], results: Robustness, found: Data, images: int) -> None:
+def write_measured(folder: Path, config: dict[str, Any], results: Robustness, test: Images, images: int) -> None:
     """curves.json and the pictures."""
-    assert found.test is not None
-    curves = _curves.measure(folder, found.test, results, min(images, len(found.test)))
+    curves = _curves.measure(folder, test, results, min(images, len(test)))
     curves.save(folder)
-    shown = subset(found.test.labels, min(64, len(found.test)), results.seed)
+    shown = subset(test.labels, min(64, len(test)), results.seed)
     labels = list(config.get("label_names") or map(str, range(config["num_classes"])))
-    draw(folder, results, curves, tensors(found.test, shown), labels)
+    draw(folder, results, curves, tensors(test, shown), labels)
 
 
 def write_card(folder: Path, repo_id: str) -> None:
     """(Re)write the rendered files of `folder` and note the repository that they speak of."""
-    _write_rendered(folder, repo_id)
+    write_rendered(folder, repo_id)
     (folder / RECORD).write_text(json.dumps({"repo_id": repo_id}, indent=1) + "\n")
 
 
-def _write_rendered(folder: Path, repo_id: str) -> None:
+def write_rendered(folder: Path, repo_id: str) -> None:
+    """(Re)write what is rendered from the JSON of `folder`, for the repository `repo_id`."""
     for name, text in render(folder, repo_id).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)

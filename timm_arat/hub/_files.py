@@ -1,6 +1,7 @@
 """The files of a checkpoint's folder, by name: nothing else is deleted, replaced or sent, and no link is followed."""
 
 import os
+import shutil
 from pathlib import Path
 
 from ..models._json import read_json
@@ -89,6 +90,13 @@ def is_ours(folder: Path) -> bool:
     except (ValueError, OSError):
         return False
     return isinstance(record.get("repo_id"), str) and {"architecture", "threat", "dataset"} <= config.keys()
+
+
+def copy_files(folder: Path, aside: Path) -> None:
+    """Copy the files of the checkpoint in `folder` into `aside`, a new folder."""
+    for name in (*files(folder), RECORD):
+        (aside / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(check_plain(folder, name), aside / name)
 
 
 def move_into(aside: Path, folder: Path) -> None:
