@@ -25,6 +25,7 @@ from timm_arat.hub.__main__ import main
 from timm_arat.hub._again import renew
 from timm_arat.hub._assemble import check_run
 from timm_arat.hub._card import render
+from timm_arat.hub._cost import before
 from timm_arat.hub._files import TWIN, files
 from timm_arat.hub._publish import check
 from timm_arat.norm import norm_branch
@@ -340,7 +341,29 @@ def test_the_card_says_whose_weights_went_into_it(source, base_model, folder):
     (folder / "config.json").write_text(json.dumps(config))
     text = render(folder, REPO)["README.md"]
     assert f"It started from the weights of {source}. Its teacher was clean\\|net." in " ".join(text.split())
+    config["training"]["before"] = {"epochs": 12, "seconds": 600.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    text = render(folder, REPO)["README.md"]
+    assert f"of {source}, which took 12 epochs, 10 minutes. Its teacher" in " ".join(text.split())
     assert yaml.safe_load(text.split("---")[1]).get("base_model") == base_model
+
+
+def test_what_came_before_a_run_counts_from_the_first_weights_on(tmp_path):
+    def run(name: str, start: str | None, *seconds: float) -> dict[str, Any]:
+        (tmp_path / name / "model").mkdir(parents=True)
+        training = {"started_from": str(tmp_path / start)} if start else {}
+        (tmp_path / name / "model" / "config.json").write_text(
+            json.dumps({"architecture": "resnet18", "num_classes": 10, "pretrained_cfg": {}, "training": training})
+        )
+        rows = [{"epoch": epoch, "seconds": taken} for epoch, taken in enumerate(seconds)]
+        rows.insert(1, {"epoch": 0, "seconds": seconds[0]})  # trained again after a crash
+        (tmp_path / name / "summary.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return training
+
+    assert before(run("clean", None, 10, 20)) is None
+    assert before(run("robust", "clean", 100)) == {"epochs": 2, "seconds": 30}
+    assert before(run("continued", "robust", 1)) == {"epochs": 3, "seconds": 130}
+    assert before({"started_from": "resnet18.a1_in1k"}) is None
 
 
 def test_the_card_calls_no_other_autoattack_the_standard_one(folder):

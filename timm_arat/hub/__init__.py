@@ -4,6 +4,7 @@ _export     a trained backbone -> config.json, model.safetensors, and the other 
 _curves     robust accuracy against eps, and the dial between the branches, measured
 _pictures   both as figures, accuracy by class, clean and adversarial images
 _card       README.md from the template and the JSON
+_cost       what the training took, for the card
 _assemble   a finished run -> the folder that a Hub repository will hold
 _again      what that folder takes later: results of more images, a twin
 _publish    that folder -> the Hub: checked, in one commit, tagged

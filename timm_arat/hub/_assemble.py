@@ -13,7 +13,8 @@ from ..models._json import read_config
 from ..models._weights import AUX_NORM, RECORD, WEIGHTS
 from . import _curves
 from ._agree import check_images, check_run, settings_of
-from ._card import render, seconds_of
+from ._card import render
+from ._cost import before, seconds_of
 from ._export import export
 from ._files import TWIN, check_free, check_plain, files, move_into
 from ._pictures import draw
@@ -125,8 +126,11 @@ def write_twin(run: Path, folder: Path, results: Robustness) -> None:
     if "autoattack" not in compare(results, twin):  # and it refuses other images or another threat
         raise ValueError(f"{run} shares no AutoAttack result with this model: evaluate both with AutoAttack")
     twin.save(folder / TWIN)
-    trained = public_tree(read_config(run / "model" / "config.json")["training"])
-    config = read_config(folder / "config.json") | {"twin": trained | {"seconds": seconds_of(run / "summary.jsonl")}}
+    trained = read_config(run / "model" / "config.json")["training"]
+    took = {"seconds": seconds_of(run / "summary.jsonl")} | (
+        {"before": earlier} if (earlier := before(trained)) else {}
+    )
+    config = read_config(folder / "config.json") | {"twin": public_tree(trained) | took}
     _write_config(config, folder)
 
 
@@ -158,9 +162,12 @@ def _describe(
     """Put the threat, the data set and the tag into config.json."""
     source = public(results.data.name)
     named = {"name": source} | dataset | {"source": source, "split": results.data.split}
+    earlier = before(config["training"])
     config = public_tree(config) | {"threat": {"norm": results.norm, "eps": results.eps}, "dataset": public_tree(named)}
     if mix:
         config["mix"] = mix
+    if earlier:
+        config["training"]["before"] = earlier
     config["pretrained_cfg"]["tag"] = folder.name.partition(".")[2]
     _write_config(config, folder)
     return config

@@ -1,6 +1,5 @@
 """The card: README.md, rendered from the template and the JSON of a checkpoint's folder and from nothing else."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ..evaluation import Paired, Robustness, Score, compare, eps_text
 from ..evaluation._autoattack import STANDARD
 from ..models._json import read_config, read_json
 from ..models._weights import AUX_NORM, CARDS
+from ._cost import cost, seconds_of, sources
 from ._curves import Curves
 from ._escape import fenced, inline
 from ._files import TWIN
@@ -86,7 +86,7 @@ def _facts(folder: Path, config: dict[str, Any], results: Robustness, curves: Cu
         "mix": [{"mix": f"{mix:g}", "clean": _half(point.clean), "pgd": _half(point.pgd)} for mix, point in curves.mix],
         "mix_here": f"{config.get('mix', 0):g}",
         "mix_n": curves.mix[0][1].pgd.n if curves.mix and curves.mix[0][1].pgd else 0,
-        "training": f"{_cost(training, seconds)}, on {device}.{_sources(training)}",
+        "training": f"{cost(training, seconds)}, on {device}.{sources(training)}",
         "command": fenced((folder / "command.txt").read_text().strip(), "bash"),
     }
 
@@ -98,12 +98,6 @@ def _version(results: Robustness) -> str:
     if version != STANDARD:
         return described
     return f"the official standard version ({details})" if details else "the official standard version"
-
-
-def seconds_of(summary: Path) -> float:
-    """What a run's epochs took by the clock, from its summary.jsonl; of an epoch that was trained again, the last."""
-    rows = [json.loads(line) for line in summary.read_text().splitlines()]
-    return float(sum(row["seconds"] for row in {row["epoch"]: row for row in rows}.values()))
 
 
 def _twin(folder: Path, training: dict[str, Any] | None, results: Robustness) -> dict[str, Any] | None:
@@ -122,7 +116,7 @@ def _twin(folder: Path, training: dict[str, Any] | None, results: Robustness) ->
         }
         for key, pair in pairs.items()
     ]
-    trained = f"{inline(_cost(training, training['seconds']))}.{_sources(training)}" if training else ""
+    trained = f"{inline(cost(training, training['seconds']))}.{sources(training)}" if training else ""
     return {"model": inline(twin.model), "training": trained, "rows": rows}
 
 
@@ -186,22 +180,6 @@ def _slug(name: str) -> str:
 def _paired(pair: Paired) -> str:
     low, high = pair.interval
     return f"{pair.difference:+.1%} ({low:+.1%} to {high:+.1%}), p = {pair.p_value:.2g}"
-
-
-def _cost(training: dict[str, Any], seconds: float) -> str:
-    """Epochs, seed, time by the clock, and what it took of the machine where the run noted that."""
-    took = f"{training['epochs']} epoch{'s' * (training['epochs'] > 1)}, seed {training['seed']}, "
-    took += f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
-    if "threads" not in training:
-        return took
-    hours = seconds / 3600 * training["processes"] * (1 if training["device"] != "cpu" else training["threads"])
-    return f"{took}, {hours:.1f} {'core' if training['device'] == 'cpu' else 'GPU'} hours"
-
-
-def _sources(training: dict[str, Any]) -> str:
-    """Whose weights went into it."""
-    words = {"started_from": " It started from the weights of", "teacher": " Its teacher was"}
-    return "".join(f"{words[key]} {inline(str(training[key]))}." for key in words if training.get(key))
 
 
 def _on_the_hub(name: str) -> str | None:
