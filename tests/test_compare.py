@@ -195,6 +195,8 @@ def test_a_row_begins_with_what_another_one_trained(file, tmp_path):
         ("standard: {", "standard: {after: madry, ", "rows.standard.after: 'madry' is no row above it"),
         ("standard: {", "standard: {start: standard, ", "rows.standard.start: 'standard' is no row above it"),
         ("standard: {", "standard: {recepe: x, ", "rows.standard.recepe: no such option; did you mean 'recipe'"),
+        ("standard: {", "standard: {recipe: 3, ", "rows.standard.recipe is 3: wanted a name"),
+        ("standard: {", "standard: {after: [x], ", "rows.standard.after is \\['x'\\]: wanted a name"),
         ("seeds: [0, 1]", "seeds: [0, 0]", "none twice"),
         ("seeds:", "reference: madri\nseeds:", "did you mean 'madry'"),
     ],

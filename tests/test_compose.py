@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from timm_arat import PGD
 from timm_arat.engine.config import AverageConfig, AWPConfig, ModelConfig, TrainConfig, ValidationConfig
-from timm_arat.engine.train import _twin, train
+from timm_arat.engine.train import train, twin_of
 from timm_arat.methods import CONFIGS, ARATConfig, DAJATConfig, HATConfig, MadryConfig, method_class
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -83,9 +83,11 @@ class Stop(helpers_engine.Companion):
 
 def test_a_twin_that_has_no_use_for_the_teacher_trains_without(tmp_path):
     config = config_of(tmp_path, HATConfig(), twin=MadryConfig())
-    assert _twin(config).teacher.name == "" and config.teacher.name
+    assert twin_of(config).teacher.name == "" and config.teacher.name
+    with pytest.raises(ValueError, match=r"teacher.freeze_norms: it is for the network that is trained"):
+        helpers_engine.replace(config, teacher=helpers_engine.replace(config.teacher, freeze_norms="main"))
     config = config_of(tmp_path, HATConfig(), twin=ARATConfig(anchor="teacher"))
-    assert _twin(config).teacher == config.teacher
+    assert twin_of(config).teacher == config.teacher
 
 
 def test_a_recipe_without_the_teacher_that_its_method_needs_says_which_setting_names_it(tmp_path):

@@ -107,6 +107,16 @@ def message(*args: str, **kwargs: Any) -> str:
     return str(caught.value)
 
 
+def test_the_words_that_yaml_takes_for_booleans_are_words(tmp_path):
+    from timm_arat.engine.config import read_recipe
+
+    recipe = tmp_path / "recipe.yaml"
+    for text, word in (("on", "on"), ("off", "off"), ('"on"', "on"), ("auto", "auto")):
+        recipe.write_text(f"base: digits\ncompile: {text}\nmixed_precision: no\nresume: off\n")
+        config = read_recipe(recipe)
+        assert (config.compile, config.mixed_precision, config.resume) == (word, "no", False)
+
+
 def test_without_a_config_the_defaults_of_the_dataclass_hold():
     assert run() == Run()
 

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from timm_arat.data import DataConfig, load, match_labels, tensors
+from timm_arat.data.labels import _named
 
 
 def folder(root: Path, split: str, *names: str) -> None:
@@ -91,6 +92,12 @@ def test_a_class_that_training_lacks_is_refused_only_if_it_has_images(tmp_path):
     folder(tmp_path, "test", "15")
     with pytest.raises(ValueError, match="split 'test' has images of the classes '15', which 'train' has not; it has"):
         load(config, input_size=(3, 2, 2))
+
+
+@pytest.mark.parametrize("other", [0, 1, 2.5])
+def test_labels_of_two_kinds_are_refused(other):
+    with pytest.raises(ValueError, match=f"here: labels are strings and others, {other!r} for one; wanted one kind"):
+        _named(["a", other], "here")
 
 
 def test_columns_of_strings_are_classes_by_name_and_other_labels_are_refused(tmp_path):

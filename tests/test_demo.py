@@ -289,5 +289,10 @@ def test_a_taken_port_is_said_before_anything_is_loaded():
     command.check_free("127.0.0.1", port)
 
 
+def test_a_space_is_not_told_where_to_listen():
+    with pytest.raises(ValueError, match="host and port: a space, which is written and not started here"):
+        command.Options(space="here", host="0.0.0.0", port=80)
+
+
 def test_by_default_only_this_machine_reaches_the_page():
     assert command.Options().host == "127.0.0.1"

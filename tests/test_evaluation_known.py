@@ -10,8 +10,8 @@ from test_evaluation_result import result
 
 from timm_arat.data import DataConfig
 from timm_arat.evaluation import Robustness
-from timm_arat.evaluation.__main__ import main
-from timm_arat.evaluation._known import known
+from timm_arat.evaluation.__main__ import Options, main
+from timm_arat.evaluation._known import Known, known
 from timm_arat.evaluation._place import place, save
 
 
@@ -40,6 +40,27 @@ def test_a_published_name_knows_what_its_card_says():
     assert known("resnet18").data == {} == known("hf-hub:a/b").data
     with pytest.raises(ValueError, match="no model is called 'nonsense'"):
         known("nonsense")
+
+
+def test_a_name_is_handed_on_as_it_is():
+    for root in ("bilder/größe", "C:\\data\\x", 'a "b"'):
+        assert Known({"name": "folder", "root": root}).words("")[:4] == ["--data.name", "folder", "--data.root", root]
+    assert Known({"name": "digits", "image_size": 8, "download": False}).words("")[2:] == [
+        *("--data.download", "false"), *("--data.image_size", "8"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"threats": {"linf": (0.1,)}, "norm": "l2"}, "norm: threats has no use for that"),
+        ({"corruptions": True, "attack": "pgd", "eps": 0.1}, "attack, eps: corruptions has no use for that"),
+        ({"corruptions": True, "fast": True}, "fast: corruptions has no use for that"),
+    ],
+)
+def test_options_that_would_not_be_heard_are_refused(words, said):
+    with pytest.raises(ValueError, match=said):
+        Options(model="x", **words)
 
 
 def test_another_data_set_takes_the_preprocessing_alone(tmp_path):

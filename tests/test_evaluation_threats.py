@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import timm
 import torch
 
-from timm_arat import evaluate, in_pixels
+from timm_arat import PGD, evaluate, in_pixels
 from timm_arat.evaluation import Threats, evaluate_threats, threats_table
 from timm_arat.evaluation import _sweep as sweep
 
@@ -100,6 +101,13 @@ def test_the_json_comes_back_and_the_table_names_the_worst_case(tmp_path):
     (tmp_path / "threats.json").write_text(json.dumps({"format": "other"}))
     with pytest.raises(ValueError, match=r"threats.json is not a result of timm_arat.evaluation.evaluate_threats"):
         Threats.load(tmp_path / "threats.json")
+
+
+def test_what_has_no_batchnorm_is_not_said_to_be_folded(monkeypatch):
+    monkeypatch.setattr(sweep, "standard_attacks", lambda *args, **kwargs: {})
+    monkeypatch.setattr(sweep, "_named", lambda net, *args: {"square": partial(PGD(eps=0.03, steps=2).perturb, net)})
+    settings = SETTINGS | {"attacks": ("clean", "autoattack"), "fast": True}
+    assert "folded" not in evaluate_threats(Thresholds(), DATA, {"linf": [0.03]}, **settings).version
 
 
 @pytest.mark.parametrize(

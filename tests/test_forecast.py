@@ -84,8 +84,13 @@ def test_the_lines_are_for_a_person():
 
 
 def test_a_dry_run_trains_nothing_and_writes_nothing(tmp_path):
-    words = ["--dry-run", "--epochs", "2", "--twin", "null", "--output", "run"]
+    words = ["--dry-run", "--epochs", "2", "--output", "run"]
     command = [sys.executable, str(ROOT / "recipes/train.py"), *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-5].startswith("a step: ") and not list(tmp_path.iterdir())
+    lines = done.stdout.splitlines()
+    assert [lines[place + 1].partition(":")[0] for place in (lines.index("arat:"), lines.index("standard:"))] == [
+        "a step",
+        "a step",
+    ], "the twin is trained too"
+    assert not list(tmp_path.iterdir())

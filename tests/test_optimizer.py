@@ -104,6 +104,8 @@ def test_unknown_optimizer_and_schedule_are_errors(tmp_path):
     method = small()
     with pytest.raises(ValueError, match="adamw"):
         build_optimizer(tiny(tmp_path, optimizer=OptimizerConfig(name="adamww")), method)
+    with pytest.raises(ValueError, match="optimizer.kwargs .*'beta': 0.9.* do not fit sgd"):
+        build_optimizer(tiny(tmp_path, optimizer=OptimizerConfig(kwargs={"beta": 0.9})), method)
     good = tiny(tmp_path)
     with pytest.raises(ValueError, match="cosine"):
         build_schedule(

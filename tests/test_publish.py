@@ -429,10 +429,15 @@ def test_an_assembled_folder_takes_more_images_and_a_twin_and_nothing_that_belon
     replace(results, weights="0" * 32).save(more)
     with pytest.raises(ValueError, match="of other weights than those in"):
         renew(folder, results=more)
-    monkeypatch.setattr("sys.argv", ["publish.py", str(folder), "--mix", "0.5", "--name", "other.name"])
-    with pytest.raises(SystemExit):
-        main()
-    assert "--name, --mix: for a run, and " in capsys.readouterr().err
+    for words, wanted in (
+        ("--mix 0.5 --name other.name", "--name, --mix: for a run, and "),
+        ("--images 5", "--images: nothing is measured of "),
+        ("--tag v3 --create_pr true", "--tag: a pull request has no version yet"),
+    ):
+        monkeypatch.setattr("sys.argv", ["publish.py", str(folder), *words.split()])
+        with pytest.raises(SystemExit):
+            main()
+        assert wanted in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 

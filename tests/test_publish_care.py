@@ -213,9 +213,10 @@ def test_results_for_another_threat_are_refused(changed, folder):
         ({"method": None, "attack": None, "evaluation": None}, ("linf", 8 / 255)),
     ],
 )
-def test_the_threat_of_a_run(settings, threat):
-    norm, eps = threat_of(settings)
-    assert norm == threat[0] and eps == pytest.approx(threat[1])
+def test_the_threat_of_a_run(settings, threat, tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    own = threat_of(tmp_path)
+    assert own.norm == threat[0] and own.radius == pytest.approx(threat[1])
 
 
 def test_results_of_other_images_are_refused(changed, tmp_path):

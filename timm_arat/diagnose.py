@@ -1,7 +1,6 @@
 """`recipes/diagnose.py RUN_OR_MODEL ...`: the ARAT paper's analyses of trained weights, as JSON, table and figures."""
 
 import json
-import re
 import sys
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -63,6 +62,7 @@ def main() -> None:
     )
     from timm_arat.analysis import figures, rows, table
     from timm_arat.engine.diagnosis import diagnose
+    from timm_arat.evaluation._place import beside
     from timm_arat.files import write_text
 
     found, along = {}, {}
@@ -72,7 +72,7 @@ def main() -> None:
             steps=options.steps, layers=options.layers, official=options.official, seed=options.seed,
             device=options.device,
         )  # fmt: skip
-        path = _json_of(model)
+        path = beside(model, "analysis.json")
         write_text(path, json.dumps(report, indent=1) + "\n")
         print(f"written to {path}")
         if written := rows.read(Path(model) / rows.FILE):
@@ -89,12 +89,9 @@ def main() -> None:
             print("no figures: they show a training; train with --analysis.every 100 for the rows that they are of")
 
 
-def _json_of(model: str) -> Path:
-    folder = Path(model)
-    return folder / "analysis.json" if folder.is_dir() else Path(re.sub(r"[^\w.-]+", "_", model) + ".analysis.json")
-
-
 def _folder(models: tuple[str, ...]) -> Path:
     if len(models) > 1:
         return Path("analysis")
-    return Path(models[0]) if Path(models[0]).is_dir() else Path(".")
+    from timm_arat.evaluation._place import beside
+
+    return beside(models[0], "analysis.md").parent

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .config import cli, is_main_process, read
 from .engine.config import BELONGINGS, VARIANTS, TrainConfig
+from .methods import method_name
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,17 @@ def main() -> None:
     if is_main_process():
         print(f"training {config.model.name} on {config.data.name}: loading torch and timm", flush=True)
     from .engine.loop import Interrupted
-    from .engine.train import train
+    from .engine.train import train, twin_of
     from .evaluation import table
 
     if options.dry_run:
         from .engine.forecast import forecast
 
-        found = forecast(config)
-        if is_main_process():
-            print("\n".join(found.lines(int(os.environ.get("WORLD_SIZE", 1)))), flush=True)
+        for each in (config, *([twin_of(config)] if config.twin is not None else [])):
+            found = forecast(each)
+            if is_main_process():
+                print(f"{method_name(each.method)}:", flush=True)
+                print("\n".join(found.lines(int(os.environ.get("WORLD_SIZE", 1)))), flush=True)
         return
     try:
         results = train(config)

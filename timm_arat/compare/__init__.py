@@ -3,7 +3,6 @@
 config     what a comparison's YAML holds, and the training runs that follow from it
 prediction what a run is expected to cost, and its file
 predict    the process that measures it on a few steps, before anything is trained
-passes     forward and backward passes, counted
 child      the process of one run: training, which notes what it costs
 cost       the companion that notes it
 run        all runs, several at a time: what is finished is kept, what was stopped goes on

@@ -166,6 +166,9 @@ def _row(name: str, tree: Any, comparison: Comparison) -> Row:
         if key not in known:
             raise ValueError(f"{where}.{key}: no such option; {nearest(str(key), known)}")
     row = Row(**{key: value for key, value in tree.items() if value is not None})
+    for key in ("recipe", "after", "start"):
+        if not isinstance(getattr(row, key), str | None):
+            raise ValueError(f"{where}.{key} is {getattr(row, key)!r}: wanted a name")
     if not isinstance(row.settings, Mapping):
         raise ValueError(f"{where}.settings is {row.settings!r}: wanted lines `option: value` as in a recipe")
     for key, _ in leaves(row.settings):
@@ -196,8 +199,6 @@ def _stacked(comparison: Comparison, recipe: str, *trees: Mapping[str, Any]) -> 
     path = (beside if beside.is_file() else find(recipe)).resolve()
     with TemporaryDirectory() as folder:
         for number, tree in enumerate(trees):
-            if tree.get("mixed_precision") is False:
-                tree = {**tree, "mixed_precision": "no"}  # YAML reads the word as false, quoted too where it is nested
             above = Path(folder) / f"settings-{number}.yaml"
             above.write_text(yaml.safe_dump({"base": str(path), **tree}, sort_keys=False), encoding="utf-8")
             path = above

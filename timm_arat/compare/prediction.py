@@ -10,7 +10,7 @@ from typing import Any
 
 from ..config import dump
 from ..engine.config import VARIANTS, TrainConfig
-from ..engine.costs import Forecast, Passes
+from ..engine.costs import Forecast, Passes, cores
 
 FILE = "prediction.json"
 
@@ -49,5 +49,4 @@ def digest(config: TrainConfig, threads: int) -> str:
 
 def threads_of(config: TrainConfig, jobs: int) -> int:
     """CPU threads of one of `jobs` runs at a time."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return config.threads or max(1, cores // jobs)
+    return config.threads or max(1, cores() // jobs)

@@ -39,6 +39,10 @@ class Option:
 
     def from_yaml(self, value: Any) -> Any:
         """The value that one read from YAML means. ValueError if none."""
+        if isinstance(value, bool) and get_origin(self.hint) is Literal:
+            # YAML reads on, yes, off and no as booleans, and these are words here.
+            meant = ("on", "yes") if value else ("off", "no")
+            value = next((word for word in meant if word in get_args(self.hint)), value)
         return _checked(self.hint, value, lambda parser: parser.parse_object({"value": value}, defaults=False))
 
 

@@ -112,8 +112,8 @@ def _targets(dataset: Any) -> Iterable[Any]:
 
 
 def _named(raw: Sequence[Any], where: str) -> tuple[Tensor, tuple[str, ...], bool]:
-    if odd := next((label for label in raw if not isinstance(label, str | None)), None):
-        raise ValueError(f"{where}: labels are strings and others, {odd!r} for one; wanted one kind")
+    if odd := [label for label in raw if not isinstance(label, str | None)]:
+        raise ValueError(f"{where}: labels are strings and others, {odd[0]!r} for one; wanted one kind")
     names = in_order({label for label in raw if label is not None})
     place = {name: index for index, name in enumerate(names)}
     return torch.tensor([-1 if label is None else place[label] for label in raw]), tuple(names), True

@@ -58,7 +58,7 @@ def open_source(
     kind, _, rest = name.partition("/")
     if kind == "torch" and root is None:
         raise ValueError(f"data set {name!r} needs the folder it lies in: give data.root")
-    if rest in _TORCH_HALVES and split not in (*_TRAIN, *_EVAL, "test"):
+    if kind == "torch" and rest in _TORCH_HALVES and split not in (*_TRAIN, *_EVAL, "test"):
         # timm takes any word but `train` for the second half.
         raise ValueError(f"data set {name!r} has no split {split!r}; it has train and test")
     if name in _FOLDERS:

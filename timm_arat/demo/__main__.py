@@ -30,6 +30,9 @@ class Options:
     space: str | None = None
 
     def __post_init__(self) -> None:
+        given = [name for name in ("host", "port") if getattr(self, name) != getattr(Options, name)]
+        if self.space is not None and given:
+            raise ValueError(f"{' and '.join(given)}: a space, which is written and not started here, has none")
         if self.port is not None and not 0 < self.port < 65536:
             raise ValueError(f"port={self.port} is not in 1 ... 65535")
 

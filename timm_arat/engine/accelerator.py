@@ -16,6 +16,7 @@ from accelerate.utils import (
 
 from ..precision import resolve_precision
 from .config import TrainConfig
+from .costs import cores
 
 
 def start(config: TrainConfig, folder: Path) -> Accelerator:
@@ -41,7 +42,7 @@ def start(config: TrainConfig, folder: Path) -> Accelerator:
         raise ValueError(f"trackers: {', '.join(sorted(missing))} is not installed: pip install it, or leave it out")
     if accelerator.device.type == "cpu":
         local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-        threads = config.threads or max(1, len(os.sched_getaffinity(0)) // local)
+        threads = config.threads or max(1, cores() // local)
         torch.set_num_threads(threads)  # the launcher sets OMP_NUM_THREADS=1
     return accelerator
 

@@ -192,6 +192,8 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} is not at least 1")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads} is not at least 1; leave it out for cores / local processes")
+        if self.teacher.freeze_norms != "none":
+            raise ValueError("teacher.freeze_norms: it is for the network that is trained, model.freeze_norms")
         if self.optimizer.schedule == "plateau" and not self.data.validates:
             raise ValueError(
                 "optimizer.schedule=plateau follows the validation score: hold images out with data.val_size, name a "

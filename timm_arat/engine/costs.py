@@ -1,5 +1,6 @@
 """What training costs, in words and numbers. Free of torch; `forecast` measures it."""
 
+import os
 from dataclasses import dataclass
 
 
@@ -60,6 +61,11 @@ class Forecast:
             f"memory: {self.memory / 2**30:.2f} GiB of tensors in each of {processes} processes",
             f"disk: {self.disk / 2**30:.2f} GiB in the run's folder",
         ]
+
+
+def cores() -> int:
+    """CPU cores that this process may use; where the system does not say, those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def hours(seconds: float) -> str:

@@ -119,6 +119,10 @@ def _source_overlay(name: str, input_size: tuple[int, int, int]) -> dict[str, An
 def _input_size(config: TrainConfig) -> tuple[int, int, int]:
     """C, H, W of the images: the data's own setting, the model's argument, or the model's default."""
     size = config.data.image_size or config.model.kwargs.get("img_size")
+    if isinstance(size, list | tuple):
+        if len(size) != 2 or size[0] != size[1]:
+            raise ValueError(f"model.kwargs.img_size is {size}: images are square here; give one number")
+        size = size[0]
     if size is None:
         name = _timm_name(config.model.name)
         cfg = None if ":" in name else timm.get_pretrained_cfg(name, allow_unregistered=True)

@@ -26,15 +26,18 @@ def build_optimizer(config: TrainConfig, method: Method) -> torch.optim.Optimize
     fuses = "fused" in inspect.signature(get_optimizer_class(settings.name, bind_defaults=False)).parameters
     if fuses and method.network.mean.device.type in ("cpu", "cuda"):
         kwargs.setdefault("fused", True)  # one pass over each weight instead of one an operation: docs/speed.md
-    return create_optimizer_v2(
-        _Grouped(method, exceptions=not settings.decay_all),
-        opt=settings.name,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        momentum=settings.momentum,
-        filter_bias_and_bn=not settings.decay_all,
-        **kwargs,
-    )
+    try:
+        return create_optimizer_v2(
+            _Grouped(method, exceptions=not settings.decay_all),
+            opt=settings.name,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            filter_bias_and_bn=not settings.decay_all,
+            **kwargs,
+        )
+    except TypeError as error:
+        raise ValueError(f"optimizer.kwargs {settings.kwargs} do not fit {settings.name}: {error}") from error
 
 
 class _Grouped(nn.Module):

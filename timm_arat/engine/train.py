@@ -44,7 +44,7 @@ def train(config: TrainConfig, companions: Sequence[type[Companion]] = ()) -> li
     try:
         results = [_run(config, kinds)]
         if config.twin is not None:
-            results.append(_run(_twin(config), kinds))
+            results.append(_run(twin_of(config), kinds))
     except (Interrupted, KeyboardInterrupt):
         # In the loop a signal leaves a checkpoint first; after it, the evaluation keeps its own state.
         raise Interrupted(output) from None
@@ -111,7 +111,7 @@ def _train(
     return results
 
 
-def _twin(config: TrainConfig) -> TrainConfig:
+def twin_of(config: TrainConfig) -> TrainConfig:
     """The run of the twin, with the teacher only where it has a use for one."""
     needed = method_class(method_name(config.twin)).needs_teacher(config.twin)
     teacher = config.teacher if needed else ModelConfig(name="")

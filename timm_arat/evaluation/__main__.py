@@ -51,6 +51,10 @@ class Options(EvaluationConfig):
             raise ValueError(
                 f"{kinds[0]} is a measurement of its own: give no other, nor save_adversarial or per_class"
             )
+        unused = {"threats": ("norm", "eps"), "corruptions": ("attack", "norm", "eps", "autoattack_images", "fast")}
+        for kind in kinds:
+            if given := [name for name in unused[kind] if getattr(self, name) != getattr(Options, name)]:
+                raise ValueError(f"{', '.join(given)}: {kind} has no use for that; leave it out")
         if self.corruption_baseline and not self.corruptions:
             raise ValueError("corruption_baseline is for --corruptions true, which is not given")
 

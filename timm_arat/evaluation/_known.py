@@ -29,7 +29,8 @@ class Known:
         other = data_name and not _is_same_set(self.data.get("name", ""), data_name)
         wanted = PREPROCESSING if other else ("name", *DATA_SET, *PREPROCESSING)
         given = {name: self.data[name] for name in wanted if self.data.get(name) is not None}
-        return [word for name, value in given.items() for word in (f"--data.{name}", json.dumps(value).strip('"'))]
+        texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
+        return [word for name, text in texts.items() for word in (f"--data.{name}", text)]
 
     def differences(self, data: DataConfig, norm: str, eps: float) -> list[str]:
         """In what an evaluation is another than the model was made for, each a phrase; empty if nothing is known."""

@@ -17,15 +17,11 @@ Keep = Callable[[str, int, Tensor, Tensor, Tensor], object]  # see `run_attacks`
 
 @dataclass(frozen=True)
 class Outcome:
-    """By attack, in order: N bool, the images that are right after it; images that met a zero gradient; seconds.
-
-    x_adv: NxCxHxW, x where unbroken. After a resume it holds what this process found; the flags are complete.
-    """
+    """By attack, in order: N bool, the images that are right after it; images that met a zero gradient; seconds."""
 
     robust: dict[str, Tensor]
     zero_gradient: dict[str, int]
     seconds: dict[str, float]
-    x_adv: Tensor
 
 
 def run_attacks(
@@ -53,8 +49,8 @@ def run_attacks(
         keep: told of a batch, before the journal has it, an attack's name, the batch's number, where its B images are
             in x, what the attack made of them, BxCxHxW, and the model's B answers to that.
     """
-    robust, x_adv = right.clone(), x.clone()
-    outcome = Outcome({}, {}, {}, x_adv)
+    robust = right.clone()
+    outcome = Outcome({}, {}, {})
     for name, attack in attacks.items():
         todo = robust.nonzero().flatten()
         advance(name, len(x) - len(todo), False)
@@ -74,7 +70,6 @@ def run_attacks(
                 begin = time.perf_counter()
                 found, predicted, zero_gradient = attack_batch(attack, model, x[batch], y[batch])
                 broken = predicted != y[batch].cpu()
-                x_adv[batch[broken]] = found[broken]
                 seconds = round(time.perf_counter() - begin, 3)
                 if keep:
                     keep(name, number, batch, found, predicted)

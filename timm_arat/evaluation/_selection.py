@@ -14,7 +14,6 @@ from timm_arat.evaluation._robustness import ImageSet, add_fingerprints
 from timm_arat.pixels import InPixels
 
 Data = DataConfig | Dataset[Any] | DataLoader[Any] | tuple[Tensor, Tensor]
-ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,8 @@ def _open(data: Data, net: nn.Module) -> tuple[Dataset[Any], str, str, Matched |
         x, y = data
         if len(x) != len(y) or y.ndim != 1 or y.is_floating_point():
             raise ValueError(f"labels are {y.dtype} of shape {tuple(y.shape)}, wanted {len(x)} integers, one an image")
-        return TensorDataset(_rounded(x.detach().cpu()), y.detach().cpu().long()), name, "", None
-    return _Rounded(data), name, "", None
+        return TensorDataset(x.detach().cpu(), y.detach().cpu().long()), name, "", None
+    return data, name, "", None
 
 
 def label_names(net: nn.Module) -> list[str] | None:
@@ -113,30 +112,6 @@ def _drained(loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
     return torch.cat(images), torch.cat(labels)
 
 
-def _rounded(x: Tensor) -> Tensor:
-    """Pixels that rounding has put just outside [0, 1], as interpolation does, at its edge; others stay an error."""
-    if not x.is_floating_point():
-        return x
-    return torch.where((x > -ROUNDING) & (x < 1 + ROUNDING), x.clamp(0, 1), x)
-
-
-class _Rounded(Dataset[tuple[Tensor, int]]):
-    """A data set of pairs with `_rounded` images."""
-
-    def __init__(self, pairs: Any) -> None:
-        self.pairs = pairs
-        labels = pairs.tensors[1] if isinstance(pairs, TensorDataset) else getattr(pairs, "labels", None)
-        if labels is not None:
-            self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.pairs[index]
-        return _rounded(torch.as_tensor(image)), int(label)
-
-
 def _input_size(net: nn.Module, data: DataConfig) -> tuple[int, int, int]:
     """C, H, W that the model takes. Its channels are its own, whatever the data say: evaluation cannot change them."""
     if isinstance(net, InPixels):
@@ -150,9 +125,7 @@ def _input_size(net: nn.Module, data: DataConfig) -> tuple[int, int, int]:
 
 def _labels(dataset: Dataset[Any]) -> Tensor:
     """All labels, N, without loading an image where the data set allows it."""
-    if isinstance(dataset, TensorDataset):
-        return dataset.tensors[1].cpu()
-    labels = getattr(dataset, "labels", None)
+    labels = dataset.tensors[1] if isinstance(dataset, TensorDataset) else getattr(dataset, "labels", None)
     if labels is None:
         labels = [int(dataset[index][1]) for index in range(len(dataset))]  # type: ignore[arg-type]  # map-style
     return torch.as_tensor(labels).long().cpu()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..attacks import PGD
 from ..fold import folded
+from ..norm import batch_norms
 from ._autoattack import ATTACKS, check_size, describe, standard_attacks
 from ._checks import check_model
 from ._evaluate import configured, unchanged
@@ -61,6 +62,7 @@ def evaluate_threats(
         raise ValueError("attacks=('clean',) has no attack to run at a threat: add pgd or autoattack")
     number = config.autoattack_images if attack == "autoattack" else config.pgd_images
     net, found_name = open_model(model, torch.device(device) if device else None)
+    fast = config.fast and any(batch_norms(net))  # or there is nothing to fold
     images = select(data, net, pgd_images=number, autoattack_images=number, seed=config.seed, shard=None)
     for each in ordered if attack == "autoattack" else ():
         check_size(images.x, each.norm)
@@ -77,7 +79,7 @@ def evaluate_threats(
             "threats": [[each.norm, each.radius] for each in ordered],
             "seed": config.seed,
             "batch_size": config.batch_size,
-            "fast": config.fast,
+            "fast": fast,
         }
         journal = Journal(Path(state) if state else None, identity)
         run = partial(
@@ -86,7 +88,7 @@ def evaluate_threats(
         parts = ATTACKS if attack == "autoattack" else ("pgd",)
         most = len(images.x) * (1 + len(ordered) * sum(COST[part] for part in parts))
         with (
-            folded(net, x[:1]) if config.fast else nullcontext(),
+            folded(net, x[:1]) if fast else nullcontext(),
             Progress(most, progress).watching(net) as shown,
         ):
             run = partial(run, advance=shown.advance)
@@ -108,7 +110,7 @@ def evaluate_threats(
         weights=str(identity["weights"]),
         data=images.source,
         attack=attack,
-        version=describe(num_classes, fast=config.fast) if attack == "autoattack" else f"PGD-{PGD_STEPS}",
+        version=describe(num_classes, fast=fast) if attack == "autoattack" else f"PGD-{PGD_STEPS}",
         clean=_score(right, images.positions, images.y, num_classes),
         threats=tuple(sorted(found, key=lambda each: (list(threats).index(each.norm), each.eps))),
         seed=config.seed,

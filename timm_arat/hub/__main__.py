@@ -62,6 +62,8 @@ def main() -> None:
         )
     if options.repo_id is not None and options.repo_id.count("/") != 1:
         raise ValueError(f"--repo_id {options.repo_id}: wanted ORG/NAME")
+    if options.tag is not None and options.create_pr:
+        raise ValueError("--tag: a pull request has no version yet; it is tagged when it is published after the merge")
     # Here, so that --help and errors do not wait for torch.
     from timm_arat.hub._again import renew
     from timm_arat.hub._assemble import assemble
@@ -95,6 +97,8 @@ def main() -> None:
     elif options.results is not None or options.twin is not None:
         renew(folder, results=options.results, images=options.images, twin=options.twin)
         print(f"renewed {folder}", flush=True)
+    elif options.images != Options.images:
+        raise ValueError(f"--images: nothing is measured of {source}, which is assembled already; with --results it is")
     repo_id = check(folder, options.repo_id)
     if others := left_out(folder):
         print(f"left out, not files of a checkpoint: {', '.join(others)}", flush=True)

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from ..attacks import PGD
 from ..data import Images
 from ..evaluation import Robustness, eps_text, fingerprint
+from ..evaluation._known import known
 from ..evaluation._selection import select
 from ..models import create
-from ..models._json import read_config, read_json
+from ..models._json import read_config
 from ..pixels import in_pixels
 from ._files import check_plain
 
@@ -34,7 +35,7 @@ def settings_of(run: Path) -> dict[str, Any]:
 def check_run(run: Path) -> Robustness:
     """The results of a finished run, after making sure that they are its model's and for its threat, and that its model
     is the trained one."""
-    settings = settings_of(run)
+    settings_of(run)
     for name, what in (
         ("model/config.json", "holds no exported model: the run has not finished"),
         ("results.json", "was not evaluated: let the run end, or call recipes/evaluate.py with it"),
@@ -45,7 +46,8 @@ def check_run(run: Path) -> Robustness:
             raise ValueError(f"{run} {what} (there is no {name}); only a finished, evaluated run can be published")
         check_plain(run, name)
     results = check_results(run / "model", run / "results.json")
-    check_threat(results, *threat_of(settings), f"{run / 'config.yaml'}")
+    threat = threat_of(run)
+    check_threat(results, threat.norm, threat.radius, f"{run / 'config.yaml'}")
     trained = load_file(run / "weights" / "best.safetensors")
     exported = create(f"local-dir:{run / 'model'}", pretrained=True).eval()
     again = create(f"local-dir:{run / 'model'}").eval()
@@ -62,7 +64,6 @@ def check_run(run: Path) -> Robustness:
 
 def check_results(model: Path, results: Path) -> Robustness:
     """The results in the file `results`, if they are of the weights in the folder `model`; ValueError otherwise."""
-    read_json(results)  # within its limits
     found = Robustness.load(results)
     if found.autoattack is None or found.clean is None:
         raise ValueError(f"{results} holds no AutoAttack result: evaluate with --attack autoattack before publishing")
@@ -94,26 +95,10 @@ def check_folder(folder: Path) -> Robustness:
     return results
 
 
-def threat_of(settings: Mapping[str, Any]) -> tuple[str, float]:
-    """Norm and eps that a run's config.yaml says: of its evaluation, else of its attack."""
-    method = settings.get("method")
-    places = (
-        settings.get("evaluation"),
-        settings.get("attack"),
-        method.get("attack") if isinstance(method, dict) else 0,
-    )
-    found = {
-        field: next(
-            (place[field] for place in places if isinstance(place, dict) and place.get(field) is not None), None
-        )
-        for field in ("norm", "eps")
-    }
-    norm: Any = found["norm"] or "linf"
-    eps = found["eps"]
-    if isinstance(eps, str):
-        top, _, bottom = eps.partition("/")
-        eps = float(top) / float(bottom or 1)
-    return norm, PGD(norm=norm, eps=eps).radius  # the default, where nobody gave a number
+def threat_of(run: Path) -> PGD:
+    """An attack with norm and eps of a run, by its config.yaml; with the defaults, where nobody gave a number."""
+    own = known(str(run))
+    return PGD(norm=own.norm or "linf", eps=own.eps)
 
 
 def check_threat(results: Robustness, norm: str, eps: float, where: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..evaluation import Robustness, eps_text
 from ..evaluation.config import Norm
 from ..models import _weights
-from ..models._json import read_config, read_json
+from ..models._json import read_config
 from ..models._safetensors import num_weights
 
 HEADER = ("name", "data", "threat", "clean", "AutoAttack", "n", "weights in M", "bytes", "where")
@@ -71,7 +71,6 @@ def _row(folder: Path, data: str | None) -> RobustRow | None:
         return None
     try:
         config = read_config(folder / "config.json")
-        read_json(folder / "results.json")
         results = Robustness.load(folder / "results.json")
     except (ValueError, OSError) as error:
         warnings.warn(f"{folder.name} is not listed: {error}", stacklevel=3)
