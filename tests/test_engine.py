@@ -216,7 +216,10 @@ def test_fine_tuning_freezes_the_norms_that_are_asked_for(run, tmp_path, frozen)
         ({"model": ModelConfig(name="resnet20_cifer")}, "resnet20_cifar"),
         ({"model": ModelConfig(name="resnet20_cifar", pretrained=True)}, "no weights for resnet20_cifar: set model"),
         ({"model": ModelConfig(name="resnet20_cifar", kwargs={"layer": [1]})}, "model.kwargs"),
-        ({"model": ModelConfig(kwargs={"img_size": [8, 16]})}, "model.kwargs.img_size is .*images are square here"),
+        (
+            {"model": ModelConfig("test_vit", kwargs={"img_size": [8, 16]}), "data": replace(DATA, image_size=None)},
+            "model.kwargs.img_size is .8, 16.: images are square here",
+        ),
         ({"data": replace(DATA, batch_size=4096)}, "lower data.batch_size"),
         ({"data": replace(DATA, name="digit")}, "digits"),
         ({"method": ARATConfig(layers=("layer7",))}, "did you mean 'layer"),

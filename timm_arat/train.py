@@ -7,7 +7,6 @@ from pathlib import Path
 
 from .config import cli, is_main_process, read
 from .engine.config import BELONGINGS, VARIANTS, TrainConfig
-from .methods import method_name
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,11 @@ def main() -> None:
     if options.dry_run:
         from .engine.forecast import forecast
 
-        for each in (config, *([twin_of(config)] if config.twin is not None else [])):
-            found = forecast(each)
+        runs = {"": config} if config.twin is None else {"": config, "its twin:\n": twin_of(config)}
+        for title, run in runs.items():
+            lines = forecast(run).lines(int(os.environ.get("WORLD_SIZE", 1)))
             if is_main_process():
-                print(f"{method_name(each.method)}:", flush=True)
-                print("\n".join(found.lines(int(os.environ.get("WORLD_SIZE", 1)))), flush=True)
+                print(title + "\n".join(lines), flush=True)
         return
     try:
         results = train(config)
