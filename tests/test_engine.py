@@ -186,6 +186,7 @@ def test_a_pretrained_start_adapts_to_the_data(run, tmp_path, classes):
     assert torch.equal(model.state_dict()["fc.weight"], trained["fc.weight"]) == (classes == 10)
     assert model.conv1.in_channels == 3 and model.num_classes == classes
     assert model.pretrained_cfg["input_size"] == (3, 16, 16)
+    assert model.pretrained_cfg["pool_size"] == (4, 4), "a quarter of 16, by what resnet20_cifar is registered with"
 
 
 def test_the_weights_of_a_name_are_said_with_their_tag():

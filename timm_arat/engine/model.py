@@ -67,7 +67,7 @@ def create(settings: ModelConfig, section: str, input_size: tuple[int, int, int]
             f"{section}.pretrained: no weights for {name}: set {section}.pretrained to false, which begins at "
             "random, or name a checkpoint or a run's folder"
         ) from error
-    if pool := _pool_size(model.pretrained_cfg, name, input_size):
+    if pool := _pool_size(model.pretrained_cfg, input_size):
         target["pool_size"] = pool
     model.pretrained_cfg.update(target)
     if settings.init == "torch":
@@ -79,13 +79,13 @@ def create(settings: ModelConfig, section: str, input_size: tuple[int, int, int]
     return model
 
 
-def _pool_size(cfg: Any, name: str, input_size: tuple[int, int, int]) -> tuple[int, ...] | None:
+def _pool_size(cfg: Any, input_size: tuple[int, int, int]) -> tuple[int, ...] | None:
     """Height and width of the last features, as timm notes them, for images of another size than its own."""
-    source = None if ":" in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if not cfg.get("pool_size") or source is None:
+    own = timm.get_pretrained_cfg(cfg["architecture"], allow_unregistered=True)
+    if not cfg.get("pool_size") or own is None or not own.pool_size:
         return None
-    pairs = zip(source.pool_size or cfg["pool_size"], source.input_size[1:], input_size[1:], strict=True)
-    return tuple(max(1, -(-pool * here // own)) for pool, own, here in pairs)
+    pairs = zip(own.pool_size, own.input_size[1:], input_size[1:], strict=True)
+    return tuple(max(1, -(-pool * here // side)) for pool, side, here in pairs)
 
 
 def _begin_as_torch(model: nn.Module) -> None:
