@@ -1,7 +1,6 @@
 """Pooled features of clean and adversarial images, by branch and layer."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..modes import evaluating
-from ..norm import is_split, norm_branch
+from ..norm import branch_if_split, is_split
 from ..pixels import InPixels
 from ..taps import tap
 
@@ -56,9 +55,8 @@ def see(network: InPixels, x: Tensor, x_adv: Tensor, layers: Sequence[str] = (),
 @torch.no_grad()
 def _pooled(network: InPixels, x: Tensor, layers: Sequence[str], branch: Any, batch: int) -> Features:
     device = next(network.parameters()).device
-    chosen: AbstractContextManager[Any] = norm_branch(network, branch) if is_split(network) else nullcontext()
     found: dict[str, list[Tensor]] = {}
-    with chosen:
+    with branch_if_split(network, branch):
         for images in x.split(batch):
             for layer, z in tap(network.model, network.normalize(images.to(device)), layers)[1].items():
                 found.setdefault(layer, []).append(z.float().cpu())

@@ -19,7 +19,7 @@ from ..evaluation.config import Norm
 from ..hub import RobustRow, list_robust
 from ..hub._curves import split_model
 from ..hub._escape import inline
-from ..models import WeightsNotFoundError, create
+from ..models import WeightsNotFoundError, create, exported
 from ..models._weights import AUX_NORM, fetch
 from ..names import nearest
 from ..norm import is_split, merge_split_norm
@@ -174,8 +174,7 @@ def _by_name(name: str) -> nn.Module:
 
 
 def _by_folder(name: str) -> nn.Module:
-    folder = _folder(name)
-    folder = folder / "model" if (folder / "model").is_dir() else folder
+    folder = exported(_folder(name)) or _folder(name)
     return split_model(folder) if (folder / AUX_NORM).is_file() else create(f"local-dir:{folder}", pretrained=True)
 
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..evaluation._known import known
 from ..evaluation._selection import select
 from ..methods import Method, method_name
 from ..modes import evaluating
-from ..norm import is_split, norm_branch
+from ..norm import branch_if_split
 from ..pixels import InPixels
 from . import checkpoint, weights
 from .batches import SeededBatches, stack
@@ -147,8 +146,7 @@ def _features(
     """Distances, invariance and statistics by layer on stratified test images, attacked by the main branch."""
     chosen = select(data, network, pgd_images=images, autoattack_images=0, seed=seed, shard=None)
     device = next(network.parameters()).device
-    branch: Any = norm_branch(network, "main") if is_split(network) else nullcontext()
-    with evaluating(network), branch:
+    with evaluating(network), branch_if_split(network, "main"):
         pairs = zip(chosen.x.split(BATCH), chosen.y.split(BATCH), strict=True)
         adv = [attack(network, x.to(device), y.to(device)).cpu() for x, y in pairs]
     return compare(see(network, chosen.x, torch.cat(adv), layers, batch=BATCH))

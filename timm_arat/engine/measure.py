@@ -1,8 +1,6 @@
 """Accuracies on the engine's own images between epochs, over all processes, without a draw from the training RNG."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -11,7 +9,7 @@ from torch import Tensor, nn
 from ..attacks import PGD
 from ..methods import Method
 from ..modes import evaluating
-from ..norm import is_split, norm_branch
+from ..norm import branch_if_split
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -33,8 +31,7 @@ def robust_accuracy(
     right = torch.zeros((), device=accelerator.device)
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     # The branch that is deployed; said aloud, since gradient checkpointing runs a forward again in the backward pass.
-    branch: AbstractContextManager[Any] = norm_branch(model, "main") if is_split(model) else nullcontext()
-    with torch.random.fork_rng(devices=devices), evaluating(model), branch:
+    with torch.random.fork_rng(devices=devices), evaluating(model), branch_if_split(model, "main"):
         torch.manual_seed(seed + accelerator.process_index)
         for xb, yb in _share(accelerator, x, y, batch):
             x_adv = attack(model, xb, yb)

@@ -7,7 +7,7 @@ import timm
 from torch import nn
 
 from ..data import Data, load
-from ..models import WeightsNotFoundError
+from ..models import WeightsNotFoundError, exported
 from ..models import create as create_safely
 from ..names import nearest
 from .config import ModelConfig, TrainConfig
@@ -103,11 +103,8 @@ def weights_name(name: str) -> str:
 
 def _timm_name(name: str) -> str:
     """`name` as timm takes it: a run's or an exported model's folder by `local-dir:`."""
-    folder = Path(name)
-    for exported in (folder / "model", folder):
-        if (exported / "config.json").is_file() and not timm.is_model(name):
-            return f"local-dir:{exported}"
-    return name
+    folder = None if timm.is_model(name) else exported(name)
+    return f"local-dir:{folder}" if folder else name
 
 
 def _source_overlay(name: str, input_size: tuple[int, int, int]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """`recipes/evaluate.py MODEL --data.name NAME`: measure, print a table, write JSON; Ctrl-C and call again to resume."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,25 +86,13 @@ def main() -> None:
     differences = own.differences(options.data, config.norm, config.eps)
     # Here, so that --help and errors do not wait for torch.
     from timm_arat.evaluation import evaluate, table
-    from timm_arat.evaluation._kept import forget
     from timm_arat.evaluation._place import place, save
 
     output = place(options.model, options.data, config.norm, config.eps, output=options.output, other=bool(differences))
-    state = output.with_name(output.name + ".state")
-    try:
-        result = evaluate(
-            options.model,
-            options.data,
-            config,
-            state=state,
-            save_adversarial=options.save_adversarial,
-            device=options.device,
-        )
-    except KeyboardInterrupt:
-        print(f"\ninterrupted: the same command goes on from {state}")
-        raise
-    written = save(result, output)
-    forget(state)
+    kept, device = options.save_adversarial, options.device
+    with _resumable(output) as state:
+        result = evaluate(options.model, options.data, config, state=state, save_adversarial=kept, device=device)
+        written = save(result, output)
     print(table(result, per_class=options.per_class))
     _say_other(options, differences)
     if written != output:
@@ -119,16 +109,11 @@ def _several(options: Options, other: list[str]) -> None:
     from timm_arat.evaluation._threats import draw
 
     output = _new(options, "threats", other)
-    state = output.with_name(output.name + ".state")
-    try:
+    with _resumable(output) as state:
         result = evaluate_threats(
             options.model, options.data, options.threats, options.config, state=state, device=options.device
         )
-    except KeyboardInterrupt:
-        print(f"\ninterrupted: the same command goes on from {state}")
-        raise
-    result.save(output)
-    state.unlink()
+        result.save(output)
     print(threats_table(result))
     _say_other(options, other)
     print(f"written to {output}")
@@ -144,8 +129,7 @@ def _corrupted(options: Options, other: list[str]) -> None:
 
     output = _new(options, "corruptions", other)
     baseline = Corruptions.load(options.corruption_baseline) if options.corruption_baseline else None
-    state = output.with_name(output.name + ".state")
-    try:
+    with _resumable(output) as state:
         result = evaluate_corruptions(
             options.model,
             options.data,
@@ -156,14 +140,24 @@ def _corrupted(options: Options, other: list[str]) -> None:
             state=state,
             device=options.device,
         )
-    except KeyboardInterrupt:
-        print(f"\ninterrupted: the same command goes on from {state}")
-        raise
-    result.save(output)
-    state.unlink()
+        result.save(output)
     print(corruptions_table(result, baseline))
     _say_other(options, other)
     print(f"written to {output}")
+
+
+@contextmanager
+def _resumable(output: Path) -> Iterator[Path]:
+    """The journal of what is measured and written inside; removed at the end, kept where it is cut short."""
+    from timm_arat.evaluation._kept import forget
+
+    state = output.with_name(output.name + ".state")
+    try:
+        yield state
+    except KeyboardInterrupt:
+        print(f"\ninterrupted: the same command goes on from {state}")
+        raise
+    forget(state)
 
 
 def _say_other(options: Options, other: list[str]) -> None:

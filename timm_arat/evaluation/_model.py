@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from timm_arat.models import WeightsNotFoundError, create
+from timm_arat.models import WeightsNotFoundError, create, exported
 from timm_arat.models._json import read_json
 from timm_arat.models._secrets import without_password
 from timm_arat.modes import evaluating
@@ -55,11 +55,9 @@ def _name(model: str | Path) -> str:
 def _timm_name(model: str) -> str:
     if model.startswith(("hf-hub:", "local-dir:")) or timm.is_model(model):
         return model
-    folder = Path(model)
-    for exported in (folder / "model", folder):
-        if (exported / "config.json").is_file():
-            return f"local-dir:{exported}"
-    if folder.is_dir():
+    if folder := exported(model):
+        return f"local-dir:{folder}"
+    if Path(model).is_dir():
         raise ValueError(
             f"{model} holds no exported model (model/config.json): let the run end, or give its model's folder"
         )

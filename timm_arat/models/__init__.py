@@ -11,6 +11,7 @@ _json, _safetensors, _secrets     files of others, read within limits; what no m
 
 from . import robustbench as robustbench
 from ._create import create as create
+from ._create import exported as exported
 from ._weights import WeightsNotFoundError as WeightsNotFoundError
 from .arat import register as register
 from .foreign import load_foreign as load_foreign

@@ -129,6 +129,12 @@ def resolve(
     )
 
 
+def exported(folder: str | Path) -> Path | None:
+    """Where the exported model of a run's folder lies, or of its own folder; None where there is none."""
+    places = Path(folder) / "model", Path(folder)
+    return next((place for place in places if (place / "config.json").is_file()), None)
+
+
 def weights_in(folder: Path) -> Path:
     """model.safetensors of `folder`, or its only other safetensors file if no file of another kind lies beside it."""
     file = folder / WEIGHTS

@@ -20,6 +20,7 @@ _merge     split -> plain
 _load      plain and split checkpoints into a split model
 """
 
+from ._branch import branch_if_split as branch_if_split
 from ._branch import norm_branch as norm_branch
 from ._convert import convert_split_norm as convert_split_norm
 from ._load import load_aux_norm as load_aux_norm

@@ -1,14 +1,14 @@
 """Choosing the branch of a split model, for the length of a `with`."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 from torch import nn
 
 from ._replay import bound_checkpoints
 from ._split import BRANCHES, Branch, SplitNorm
-from ._walk import check_split_norm, split_norms
+from ._walk import check_split_norm, is_split, split_norms
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -29,6 +29,11 @@ def norm_branch(model: Model, branch: Branch) -> Iterator[Model]:
         raise ValueError(f"{type(model).__name__} has no split norm: call convert_split_norm(model) first")
     with _switched(norms, branch), bound_checkpoints(lambda: _switched(norms, branch)):
         yield model
+
+
+def branch_if_split(model: Model, branch: Branch) -> AbstractContextManager[Model]:
+    """`norm_branch`; a model without split norms has one way only, and is left as it is."""
+    return norm_branch(model, branch) if is_split(model) else nullcontext(model)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from ...data import subset, tensors
 from ...files import append_row
 from ...methods import Method
 from ...modes import evaluating
-from ...norm import is_split, norm_branch
+from ...norm import branch_if_split
 from ..config import TrainConfig
 from ._base import Batch, Companion
 
@@ -133,11 +133,10 @@ class Analysis(Companion):
         x, y = (each[mine] for each in self.images)
         device, network = self.accelerator.device, self.method.network
         size = self.session.config.evaluation.batch_size
-        branch: Any = norm_branch(network, "main") if is_split(network) else nullcontext()
         generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         with generators, evaluating(self.method):
             torch.manual_seed(self.session.config.seed + self.accelerator.process_index)
-            with branch:
+            with branch_if_split(network, "main"):
                 pairs = zip(x.split(size), y.split(size), strict=True)
                 x_adv = torch.cat([self.attack_by(network, xb.to(device), yb.to(device)).cpu() for xb, yb in pairs])
             seen = see(network, x, x_adv, self.layers, batch=size)
