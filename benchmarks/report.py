@@ -105,7 +105,7 @@ def table(runs: list[Path]) -> list[str]:
         lines.append(f"{models[0]} less {model} on the same images: {paired}.")
     for result, model in zip(results, models, strict=True):
         lines += [f"Warning for {model}: {warning}." for warning in result.warnings]
-    lines += ["", "```bash", *dict.fromkeys(_command(run) for run in runs), "```"]
+    lines += ["", "```bash", *dict.fromkeys(line for run in runs for line in _commands(run)), "```"]
     return lines
 
 
@@ -177,9 +177,9 @@ def _model(model: str, run: Path, name: str) -> str:
     return model if name == _facts(run)["method"] else f"{model}, {name}"
 
 
-def _command(run: Path) -> str:
-    """The first command of the run, as the launcher got it."""
-    return f"accelerate launch {(run / 'command.txt').read_text().splitlines()[0]}"
+def _commands(run: Path) -> list[str]:
+    """The commands of the run, as the launcher got them: one that went on may have had other settings."""
+    return [f"accelerate launch {line}" for line in (run / "command.txt").read_text().splitlines()]
 
 
 if __name__ == "__main__":

@@ -14,11 +14,9 @@ from timm_arat.evaluation import Robustness, eps_text
 from timm_arat.evaluation._score import cell
 from timm_arat.hub import RobustRow, list_robust
 from timm_arat.models._json import read_config, read_json
-from timm_arat.models._weights import CARDS
+from timm_arat.models._weights import CARDS, WHEEL_BYTES
 
 from .document import write_block
-
-WHEEL_BYTES = 6_000_000  # larger weights are left out of it, see pyproject.toml
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,11 @@ class Entry:
     @property
     def threat(self) -> str:
         return f"{self.row.norm} {eps_text(self.row.eps)}"
+
+    @property
+    def side(self) -> int:
+        """Pixels a side of its images."""
+        return int(self.config["pretrained_cfg"]["input_size"][-1])
 
     @property
     def loads_by(self) -> str:
@@ -102,13 +105,12 @@ def page(found: list[Entry]) -> list[str]:
 
 def _line(entry: Entry) -> str:
     row, results = entry.row, entry.results
-    size = entry.config["pretrained_cfg"]["input_size"][-1]
     cells = [
         f"[{row.name}](../hub_cards/{row.name}/README.md)",
         *map(cell, (results.clean, results.pgd, results.autoattack)),
         f"{entry.total:.1f}",
         "-" if row.weights is None else f"{row.weights:.2f} M",
-        f"{size} px",
+        f"{entry.side} px",
         entry.loads_by,
         entry.where,
     ]
@@ -117,12 +119,13 @@ def _line(entry: Entry) -> str:
 
 def readme(found: list[Entry]) -> list[str]:
     """The README's table: name, what it is for, the two accuracies."""
-    lines = ["| Name | Data, threat | clean | AutoAttack | Weights |", "|---|---|---|---|---|"]
+    lines = ["| Name | Data, threat | image | clean | AutoAttack | Weights |", "|---|---|---|---|---|---|"]
     for entry in found:
-        size = "" if entry.row.weights is None else f"{entry.row.weights:.1f} M, "
+        weights = "" if entry.row.weights is None else f"{entry.row.weights:.1f} M, "
+        robust = cell(entry.results.autoattack)
         lines.append(
             f"| [`{entry.row.name}`](hub_cards/{entry.row.name}/README.md) | {entry.row.data}, {entry.threat} "
-            f"| {cell(entry.results.clean)} | {cell(entry.results.autoattack)} | {size}in {entry.where} |"
+            f"| {entry.side} px | {cell(entry.results.clean)} | {robust} | {weights}in {entry.where} |"
         )
     return lines
 

@@ -130,7 +130,7 @@ def test_the_spread_is_the_variance_over_steps():
     assert found["main/1/running_var"] == 0.0
 
 
-def test_a_training_is_bitwise_the_one_without_and_the_command_reads_it(tmp_path, monkeypatch):
+def test_a_training_is_bitwise_the_one_without_and_the_command_reads_it(tmp_path, monkeypatch, capsys):
     config = helpers_engine.tiny(
         tmp_path / "with", method=ARATConfig(weight=5.0), analysis=AnalysisConfig(every=4, images=20, steps=2)
     )
@@ -161,6 +161,11 @@ def test_a_training_is_bitwise_the_one_without_and_the_command_reads_it(tmp_path
     model = str(tmp_path / "with" / "model")
     small = ["--images", "20", "--batches", "2", "--steps", "2", "--output", str(tmp_path / "out")]
     monkeypatch.setattr("sys.argv", ["diagnose.py", *runs, model, *small])
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.argv", ["diagnose.py", *runs, "--data.test_split", "train"])
+        with pytest.raises(SystemExit):
+            main()
+        assert "give --data.name, too" in capsys.readouterr().err
     main()
     first, second, alone = (json.loads((Path(each) / "analysis.json").read_text()) for each in (*runs, model))
     kept = {"format", "threat", "data", "method", "weights", "conflict", "layers"}

@@ -345,6 +345,8 @@ def test_hugging_face_folders_are_read_with_their_class_names(tmp_path, monkeypa
     assert "split 'test', cannot be read: Unknown split \"test\"" in message(replace(config, test_split="test"))
     assert "has no column 'image': give data.input_key, one of img, label" in message(replace(config, input_key=None))
     assert "has no column 'y': give data.target_key, one of" in message(replace(config, target_key="y"))
+    # As a published checkpoint calls its data, whose publisher had it in a folder.
+    assert "give its path: data.name=hfds/PATH/pets" in message(replace(config, name="hfds/pets"))
 
 
 @needs_cifar

@@ -265,6 +265,8 @@ def test_a_space_is_written_whole_and_never_over_something(tmp_path):
         command.write_space(folder)
     with pytest.raises(ValueError, match="where a Space finds it"):
         command.write_space(tmp_path / "other", str(tmp_path))
+    with pytest.raises(ValueError, match="where a Space finds it"):  # too large for a wheel, and on no Hub yet
+        command.write_space(tmp_path / "other", "resnet50_arat.imagenette_linf8")
     assert not (tmp_path / "other").exists()
 
 

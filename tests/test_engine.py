@@ -199,7 +199,8 @@ def test_the_weights_of_a_name_are_said_with_their_tag():
 def test_fine_tuning_freezes_the_norms_that_are_asked_for(run, tmp_path, frozen):
     model = ModelConfig(f"local-dir:{run / 'model'}", pretrained=True, freeze_norms=frozen)
     average = AverageConfig(kind="ema", every=3, batches=2, decay=0.5)
-    train(tiny(tmp_path / "out", model=model, epochs=1, average=average))
+    (result,) = train(tiny(tmp_path / "out", model=model, epochs=1, average=average))
+    assert result.model == "resnet20_cifar arat", "the network, not where its first weights lay"
     facts = json.loads((tmp_path / "out/model/config.json").read_text())["training"]
     assert facts["started_from"] == model.name
     before = load_file(run / "model" / "model.safetensors")

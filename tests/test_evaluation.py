@@ -191,6 +191,14 @@ def test_a_state_of_another_evaluation_is_refused(tmp_path, changes, named):
     assert (tmp_path / "state").read_text() == before
 
 
+@pytest.mark.parametrize("what", ["versions", "device_name"])
+def test_a_state_of_other_libraries_or_another_device_is_refused(tmp_path, monkeypatch, what):
+    run(attacks=("clean",), state=tmp_path / "state")
+    monkeypatch.setattr(_evaluate, what, lambda *_: {"torch": "1.0"} if what == "versions" else "another machine's")
+    with pytest.raises(ValueError, match=f"another evaluation.*{what.removesuffix('_name')}"):
+        run(state=tmp_path / "state", attacks=("clean",))
+
+
 @pytest.mark.parametrize("text", ["hello\n", "[1, 2]\n", '{"weights": 1}\n{}\n', "\x00\x01"])
 def test_a_foreign_state_file_is_refused(tmp_path, text):
     (tmp_path / "state").write_text(text)

@@ -9,7 +9,7 @@ from torch import nn
 
 from timm_arat import evaluate
 from timm_arat.evaluation import _evaluate, table
-from timm_arat.evaluation._autoattack import MARGIN, NORMS, _targeted_margin, standard_attacks
+from timm_arat.evaluation._autoattack import MARGIN, NORMS, _targeted_margin, describe, standard_attacks
 from timm_arat.evaluation._journal import Journal
 from timm_arat.evaluation._loop import run_attacks
 from timm_arat.evaluation._model import frozen
@@ -71,6 +71,19 @@ def test_settings_are_the_standard_ones():
     assert [attacks[name].n_restarts for name in attacks] == [1, 1, 1, 1]
     assert [attacks[name].n_target_classes for name in ("apgd-t", "fab-t")] == [9, 9]
     assert attacks["square"].n_queries == 5000
+
+
+@pytest.mark.parametrize(("num_classes", "norm"), [(8, "l1"), (8, "l2"), (6, "l1"), (10, "l1")])
+def test_the_number_of_targets_is_said_as_it_is(num_classes, norm):
+    attacks = standard_attacks(trained(num_classes), num_classes, norm=norm, eps=0.1, seed=0)
+    apgd, fab = (attacks[name].args[0].n_target_classes for name in ("apgd-t", "fab-t"))
+    said = describe(num_classes, [norm])
+    if num_classes == 10:
+        assert (apgd, fab, said) == (5, 9, "standard")
+    elif apgd == fab:
+        assert said == f"standard, {fab} targets"
+    else:
+        assert said == f"standard, {fab} targets ({apgd} of APGD-T for l1)"
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import timm
@@ -56,6 +57,9 @@ def test_a_name_is_handed_on_as_it_is():
         ({"threats": {"linf": (0.1,)}, "norm": "l2"}, "norm: threats has no use for that"),
         ({"corruptions": True, "attack": "pgd", "eps": 0.1}, "attack, eps: corruptions has no use for that"),
         ({"corruptions": True, "fast": True}, "fast: corruptions has no use for that"),
+        ({"threats": {"linf": (0.1,)}, "pgd_images": 5}, "pgd_images: nothing here is measured on that many"),
+        ({"threats": {"linf": (0.1,)}, "attack": "pgd", "autoattack_images": 5}, "autoattack_images: nothing here is"),
+        ({"attack": "pgd", "autoattack_images": 5}, "autoattack_images: nothing here is measured on that many"),
     ],
 )
 def test_options_that_would_not_be_heard_are_refused(words, said):
@@ -72,14 +76,17 @@ def test_another_data_set_takes_the_preprocessing_alone(tmp_path):
 
 
 def test_files_of_other_threats_and_data_sets_lie_beside(tmp_path):
-    def where(data="digits", norm="linf", eps=8 / 255, other=False, output=None):
-        return place(str(tmp_path), DataConfig(name=data), norm, eps, output=output, other=other).name
+    def where(data="digits", norm="linf", eps=8 / 255, other=False, output=None, changed=(), **fields):
+        config = DataConfig(name=data, **fields)
+        return place(str(tmp_path), config, norm, eps, output=output, other=other, changed=changed).name
 
     assert where() == "results.json"
     assert where("hfds/a/cifar10", "l2", 0.5, other=True) == "results-cifar10-l2-0.5.json"
     assert where(other=True, output=str(tmp_path / "mine.json")) == "mine.json"
     result().save(tmp_path / "results.json")  # of blobs, linf 8/255
     assert where("blobs") == "results.json"
+    half = where("blobs", other=True, changed=["name", "test_split", "image_size"], test_split="a/b", image_size=64)
+    assert half == "results-blobs-test_split_a_b-image_size_64-linf-8_255.json"
     assert where("blobs", eps=4 / 255) == "results-blobs-linf-4_255.json"
     assert where("digits") == "results-digits-linf-8_255.json"
     (tmp_path / "results.json").write_text("{}")
@@ -95,6 +102,32 @@ def test_a_stronger_result_is_not_replaced(tmp_path):
     assert save(result(range(7)), path).name == "results-autoattack-7.json"
     assert Robustness.load(path) == whole
     assert save(result(range(30)), path) == path and Robustness.load(path).clean.n == 30
+
+
+def test_a_result_that_was_measured_otherwise_is_not_replaced_by_as_many_images(tmp_path):
+    first = result()
+    path = save(first, tmp_path / "results.json")
+    assert save(first, path) == path, "the same again"
+    n = first.autoattack.n
+    named = {}
+    for changes in (
+        {"seed": 3},
+        {"fast": not first.fast},
+        {"data": replace(first.data, split="val", labels="f" * 32, fingerprint="a" * 32)},
+        {"data": replace(first.data, fingerprint="b" * 32)},
+    ):
+        other = replace(first, **changes)
+        where = save(other, path)
+        named[where.name] = other
+        assert save(other, path) == where, "the same again"
+    assert list(named) == [
+        *(f"results-autoattack-{n}-seed3.json", f"results-autoattack-{n}-{'exact' if first.fast else 'fast'}.json"),
+        *(f"results-autoattack-{n}-val-aaaaaaaa.json", f"results-autoattack-{n}.json"),
+    ]
+    assert Robustness.load(path) == first
+    assert all(Robustness.load(tmp_path / name) == other for name, other in named.items())
+    many = replace(result(range(30)), seed=3)
+    assert save(many, path) == path, "more images of the same set do replace it"
 
 
 def command(monkeypatch, *words):
@@ -118,6 +151,10 @@ def test_the_command_takes_a_run_for_what_it_is(tmp_path, monkeypatch, capsys):
     command(monkeypatch, run, *few, "--eps", 0.75)
     assert "made for: the threat l2 0.75 in the place of l2 0.5" in capsys.readouterr().out
     assert (run / "results-digits-l2-0.75.json").is_file()
+    command(monkeypatch, run, *few, "--data.image_size", 48)
+    assert "data.image_size 48 in the place of" in capsys.readouterr().out
+    assert json.loads((run / "results.json").read_text()) == found
+    assert (run / "results-digits-image_size_48-l2-0.5.json").is_file()
     command(monkeypatch, run, "--attack", "clean", "--pgd_images", 10)
     assert "is kept" in capsys.readouterr().out and json.loads((run / "results.json").read_text()) == found
 

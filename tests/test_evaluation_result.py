@@ -147,10 +147,10 @@ def test_merge_refuses_overlap_and_mixtures():
 
 
 def test_mcnemar_is_the_exact_binomial():
-    assert Paired(100, 10, 2).p_value == pytest.approx(2 * (1 + 12 + 66) / 2**12)
-    assert Paired(100, 2, 10).p_value == Paired(100, 10, 2).p_value
-    assert Paired(100, 0, 0).p_value == 1 == Paired(100, 5, 5).p_value
-    assert 0 <= Paired(20_000, 9_000, 1_000).p_value < 1e-300
+    assert Paired(100, 0, 10, 2).p_value == pytest.approx(2 * (1 + 12 + 66) / 2**12)
+    assert Paired(100, 0, 2, 10).p_value == Paired(100, 0, 10, 2).p_value
+    assert Paired(100, 0, 0, 0).p_value == 1 == Paired(100, 0, 5, 5).p_value
+    assert 0 <= Paired(20_000, 0, 9_000, 1_000).p_value < 1e-300
 
 
 def test_difference_and_its_interval_follow_the_pairs():
@@ -174,7 +174,7 @@ def test_the_interval_of_a_difference_is_the_score_test_s():
         deviation = math.sqrt(n * (2 * chance + difference * (1 - difference)))
         return abs(only_a - only_b - n * difference) - 1 > 1.959964 * deviation
 
-    low, high = Paired(n, only_a, only_b).interval
+    low, high = Paired(n, 0, only_a, only_b).interval
     assert not refused(low + 1e-3) and not refused(high - 1e-3)
     assert refused(low - 1e-3) and refused(high + 1e-3)
 
@@ -182,12 +182,12 @@ def test_the_interval_of_a_difference_is_the_score_test_s():
 @pytest.mark.parametrize("n", [200, 1000])
 def test_the_interval_holds_zero_where_the_printed_test_does_not_refuse_it(n):
     for only_a, only_b in itertools.product(range(0, 40), repeat=2):
-        paired = Paired(n, only_a, only_b)
+        paired = Paired(n, 0, only_a, only_b)
         low, high = paired.interval
         assert -1 <= low <= paired.difference <= high <= 1
         if not 0.048 < paired.p_value < 0.052:  # the correction is an approximation of the exact test
             assert (low <= 0 <= high) == (paired.p_value >= 0.05)
-    assert Paired(n, 0, 0).interval[0] < 0 < Paired(n, 0, 0).interval[1]
+    assert Paired(n, 0, 0, 0).interval[0] < 0 < Paired(n, 0, 0, 0).interval[1]
 
 
 @pytest.mark.parametrize("n", [32, 200])
@@ -196,7 +196,9 @@ def test_the_interval_covers_the_true_difference(n, chances):
     only_a, only_b = chances
     counts = np.random.default_rng(0).multinomial(n, [only_a, only_b, 1 - only_a - only_b], size=2000)
     different, times = np.unique(counts[:, :2], axis=0, return_counts=True)
-    inside = [low <= only_a - only_b <= high for low, high in (Paired(n, *map(int, row)).interval for row in different)]
+    inside = [
+        low <= only_a - only_b <= high for low, high in (Paired(n, 0, *map(int, row)).interval for row in different)
+    ]
     assert times[inside].sum() / times.sum() > 0.93
 
 

@@ -29,6 +29,7 @@ def images(distances):
 
 
 DATA = images([-0.1, 0.01, 0.03, 0.05, 0.07, 0.2])
+DATA_RGB = (torch.rand(4, 3, 8, 8), torch.arange(4))
 SETTINGS = dict(progress=False, batch_size=3)
 
 
@@ -41,6 +42,15 @@ def test_a_curve_breaks_each_image_where_its_distance_says():
     assert right == {0.02: 4, 0.04: 3, 0.06: 2, 0.1: 1}
     # At 0.1 all five that are right; below it only those that were broken: each is attacked in vain once at most.
     assert {each.eps: each.attacked for each in result.threats} == {0.1: 5, 0.06: 4, 0.04: 3, 0.02: 2}
+
+
+def test_the_strongest_attack_runs_wherever_it_is_named_and_folding_is_said():
+    net = timm.create_model("resnet20_cifar", layers=(1, 1), channels=(4, 8), num_classes=4)
+    for attacks in (("pgd", "clean"), ("clean", "pgd")):
+        result = evaluate_threats(net, DATA_RGB, {"linf": [0.02]}, attacks=attacks, fast=True, **SETTINGS)
+        assert (result.attack, result.version) == ("pgd", "PGD-20, BatchNorms folded")
+    with pytest.raises(ValueError, match=r"attacks=\(\) has no attack to run at a threat"):
+        evaluate_threats(net, DATA_RGB, {"linf": [0.02]}, attacks=(), **SETTINGS)
 
 
 @pytest.mark.parametrize("attack", ["pgd", "autoattack"])

@@ -320,7 +320,7 @@ def test_the_card_says_what_the_json_says(folder):
     assert str(folder.parent) not in text
     # Its own twin: the same numbers twice, and no difference.
     assert f"| clean (n=20) | {100 * results.clean.accuracy:.1f} | {100 * results.clean.accuracy:.1f} | +0.0%" in text
-    assert re.search(r"1 epoch, seed 0, \d+ seconds, 0.0 core hours, on", text)
+    assert re.search(r"1 epoch, seed 0, \d+ seconds, 0.0 core hours\\.", text)
     assert "![Accuracy on held-out images by epoch](training.png)" in text
     assert (folder / "training.png").stat().st_size > 5000
 
@@ -375,7 +375,7 @@ def test_the_card_calls_no_other_autoattack_the_standard_one(folder):
         (4, True, "AutoAttack is the official standard version (3 targets, BatchNorms folded); its"),
         (3, True, f"AutoAttack is {MARGIN}, 2 targets, BatchNorms folded; its"),
     ):
-        attacks = {**results.attacks, "autoattack": describe(classes, fast=fast)}
+        attacks = {**results.attacks, "autoattack": describe(classes, ["linf"]) + ", BatchNorms folded" * fast}
         replace(results, attacks=attacks).save(folder / "results.json")
         assert said in render(folder, REPO)["README.md"]
 
@@ -417,6 +417,10 @@ def test_an_assembled_folder_takes_more_images_and_a_twin_and_nothing_that_belon
     assert (results.clean.n, results.autoattack.n) == (24, 12)
     assert "| clean | " in card and "| 24 |" in card and "| clean (n=20) |" in card, "the twin has 20 of the images"
     assert "Its training: 1 epoch, seed 0, " in card and str(tmp_path) not in card
+    twin = timm_arat.Robustness.load(folder / TWIN)
+    ours, theirs = results.clean.by_index(), twin.clean.by_index()
+    shares = (100 * sum(each[index] for index in theirs) / 20 for each in (ours, theirs))
+    assert "| clean (n=20) | {:.1f} | {:.1f} |".format(*shares) in card, "both of the images that they share"
     point = json.loads((folder / "curves.json").read_text())["eps"][2]
     assert timm_arat.Robustness.from_json(point).pgd == results.pgd, "the curve is of the same images"
     assert (folder / "own.txt").read_text() == "mine"
@@ -432,6 +436,9 @@ def test_an_assembled_folder_takes_more_images_and_a_twin_and_nothing_that_belon
     for words, wanted in (
         ("--mix 0.5 --name other.name", "--name, --mix: for a run, and "),
         ("--images 5", "--images: nothing is measured of "),
+        (f"--images 5 --twin {run}", "--images: nothing is measured of "),
+        ("--repo_id org/", "--repo_id org/: the Hub takes no such name"),
+        ("--repo_id org", "--repo_id org: wanted ORG/NAME"),
         ("--tag v3 --create_pr true", "--tag: a pull request has no version yet"),
     ):
         monkeypatch.setattr("sys.argv", ["publish.py", str(folder), *words.split()])
@@ -454,7 +461,70 @@ def test_a_mix_is_another_model_and_is_measured_as_such(run, tmp_path):
     assert torch.equal(weights["conv1.weight"], plain["conv1.weight"])
     before, after = (json.loads((path / "results.json").read_text())["weights"] for path in (run, mixed))
     assert before != after
-    assert "This checkpoint is mix 0.5" in (mixed / "README.md").read_text()
+    card, results = (mixed / "README.md").read_text(), timm_arat.Robustness.load(mixed / "results.json")
+    assert "This checkpoint is mix 0.5" in card and results.fast, "with the settings of the run's"
+    points = json.loads((mixed / "curves.json").read_text())["mix"]
+    assert [point["mix"] for point in points] == [0.5, 0.75, 1.0], "shares of the trained norms, not of the published"
+    assert points[0]["result"]["weights"] == results.weights
+    ends = timm.create_model(f"local-dir:{mixed}", pretrained=True)
+    ends.load_state_dict({**weights, **{key.replace(".aux_bn.0", ""): value for key, value in aux.items()}})
+    assert points[-1]["result"]["weights"] == timm_arat.evaluation.fingerprint(timm_arat.in_pixels(ends))
+    assert not list(tmp_path.glob(".*")), "the evaluation's journal is of no more use"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"images": 0}, "images=0 is not at least 1: the curves"),
+        ({"twin": "nowhere"}, "nowhere"),
+        ({"folder": "resnet50_arat.digits_linf38"}, "the run is of resnet20_cifar, and the checkpoint would be called"),
+    ],
+)
+def test_what_cannot_be_assembled_is_refused_before_anything_is_measured(run, tmp_path, monkeypatch, changes, said):
+    monkeypatch.setattr(_assemble, "evaluate", lambda *_, **__: pytest.fail("hours of evaluation"))
+    folder = tmp_path / changes.pop("folder", "mixed")
+    with pytest.raises((ValueError, OSError), match=said):
+        _assemble.assemble(run, folder, "tester/mixed", mix=0.5, **changes)
+    assert not folder.exists()
+
+
+def test_a_checkpoint_is_not_replaced_by_one_of_another_architecture(run, folder):
+    config = json.loads((folder / "config.json").read_text()) | {"architecture": "resnet18"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="is a checkpoint of resnet18, and the run is of resnet20_cifar: give another"):
+        _assemble.assemble(run, folder, REPO)
+
+
+def test_a_dry_run_for_another_repository_writes_nothing(folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert check(folder, "other/name") == "other/name"
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_tag_that_is_taken_leaves_the_repository_as_it_is(folder, hub, env):
+    assert publish(folder, env).returncode == 0
+    assert publish(folder, env, "--tag", "v1").returncode == 0, "nothing has changed"
+    before = json.loads((folder / "hub.json").read_text())
+    with (folder / "training.yaml").open("a") as file:
+        file.write("# a remark\n")
+    done = publish(folder, env, "--tag", "v1")
+    assert done.returncode and "has a tag v1 on another commit: give another one" in said(done)
+    code = f"from huggingface_hub import HfApi; print(HfApi().model_info('{REPO}').sha)"
+    assert python("-c", code, **env).stdout.strip() == before["revision"] == _revision(folder)
+
+
+def _revision(folder: Path) -> str:
+    return str(json.loads((folder / "hub.json").read_text())["revision"])
+
+
+def test_publishing_elsewhere_renders_the_card_for_there(folder, hub, env):
+    assert publish(folder, env, "--repo_id", "tester/elsewhere").returncode == 0
+    assert "hf-hub:tester/elsewhere" in (folder / "README.md").read_text()
+    code = (
+        "from huggingface_hub import hf_hub_download as get; print(open(get('tester/elsewhere', 'README.md')).read())"
+    )
+    assert "hf-hub:tester/elsewhere" in python("-c", code, **env).stdout
+    assert json.loads((folder / "hub.json").read_text())["repo_id"] == "tester/elsewhere"
 
 
 def test_nothing_known_is_lost_with_the_second_branch(run, folder):

@@ -48,6 +48,7 @@ def test_the_block_between_the_marks_is_replaced_and_nothing_else(run, tmp_path,
     assert f"{100 * measured.clean.accuracy:.1f} ± " in text
     assert "best (epoch 2)" in text and "| 3 min |" in text  # the newest row of a repeated epoch
     assert "accelerate launch recipes/train.py --seed 1\n" in text
+    assert "accelerate launch recipes/train.py --seed 1 --resume true\n" in text, "it may have changed the settings"
     assert Robustness.load(tmp_path / "results/x-arat.results.json") == measured
     assert (tmp_path / "results/x.png").stat().st_size > 1000
     report.main()

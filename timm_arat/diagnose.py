@@ -60,6 +60,8 @@ def main() -> None:
         prog="diagnose.py",
         description="Conflict of gradients, mixture distribution and invariance, as in the ARAT paper.",
     )
+    if not options.data.name and options.data != DataConfig(name=""):
+        raise ValueError("data: a run is measured on its own data; give --data.name, too, for others")
     from timm_arat.analysis import figures, rows, table
     from timm_arat.engine.diagnosis import diagnose
     from timm_arat.evaluation._place import beside

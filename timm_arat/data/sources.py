@@ -108,6 +108,9 @@ def _create(name: str, split: str, root: str | None, download: bool, mode: str, 
         way_out = ""
         if kind == "torch" and not download:
             way_out = f"; set data.download, or give the right data.root, which is now {_seen(root)}"
+        rest = name.partition("/")[2]
+        if kind == "hfds" and "/" not in rest:  # a published checkpoint's, whose publisher's folders are not named
+            way_out = f"; if it is a folder, which is not in {os.getcwd()}, give its path: data.name=hfds/PATH/{rest}"
         message = str(error) or type(error).__name__
         raise ValueError(f"data set {name or root!r}, split {split!r}, cannot be read: {message}{way_out}") from error
 

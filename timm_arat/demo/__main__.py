@@ -90,11 +90,11 @@ def write_space(folder: Path, model: str | None = None) -> Path:
 
     from timm_arat.demo._page import TITLE
     from timm_arat.hub import list_robust
-    from timm_arat.models._weights import CARDS, RECORD
+    from timm_arat.models._weights import CARDS, RECORD, WHEEL_BYTES
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not empty, and nothing is overwritten: name a new folder")
-    names = [row.name for row in list_robust()]
+    names = [row.name for row in list_robust() if row.bytes is None or row.bytes <= WHEEL_BYTES]
     if model is not None and model not in names:
         raise ValueError(
             f"{model} does not lie in the package or on the Hub, where a Space finds it: name one of {', '.join(names)}"

@@ -34,7 +34,7 @@ def settings(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
             "step": 0.05,
             "visible": checkpoint.has_dial,
             "label": "mix, the dial between the branches",
-            "info": "0: the adversarial branch, as published. 1: the clean one, which is fooled sooner.",
+            "info": "0: as published. 1: the branch of clean images, which is fooled sooner.",
         },
         "label": {
             "choices": [(OWN, -1), *((name, index) for index, name in enumerate(checkpoint.labels))],

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..evaluation import AttackName, Robustness, evaluate, fingerprint, merge, open_model
 from ..evaluation._autoattack import STANDARD, describe
+from ..evaluation._where import device_name, versions
 from ..hub import export
 from ..methods import method_name
 from ..norm import is_split, merge_split_norm
@@ -54,7 +55,7 @@ def finish(session: Session, log: Log) -> Robustness:
 def announce(session: Session) -> str:
     """What a person should know of the test before the training: that AutoAttack has no standard version here."""
     attacks, classes = session.config.evaluation.attacks, session.data.num_classes
-    version = describe(classes, fast=False)
+    version = describe(classes, [str(session.config.evaluated().norm)])
     if "autoattack" not in attacks or version.startswith(STANDARD):
         return ""
     return f"with {classes} classes the AutoAttack at the end is {version}"
@@ -72,11 +73,13 @@ def _measure(
 ) -> Robustness:
     """Evaluate each process's share of the test images and merge; the file is written by the main process."""
     config, accelerator, images = session.config, session.accelerator, session.data.test
+    cfg: Any = session.method.model.pretrained_cfg
     assert images is not None
     settings = replace(config.evaluated(), attacks=attacks)
-    # By weights and settings: a run that was extended, or is evaluated anew, does not go on with another measurement.
+    # By weights, settings, libraries: a run that was extended, or is evaluated anew, goes on with no other measurement.
     of = fingerprint(open_model(model, accelerator.device)[0])[:8]
-    state = session.folder / f".{name}-{of}-{_digest(settings)}"
+    by = _digest([settings, versions(), device_name(accelerator.device)])
+    state = session.folder / f".{name}-{of}-{by}"
     share = range(accelerator.process_index, len(images), accelerator.num_processes)
     part = evaluate(
         model,
@@ -84,7 +87,7 @@ def _measure(
         settings,
         state=state.with_suffix(f".{accelerator.process_index}-of-{accelerator.num_processes}.state"),
         indices=share if accelerator.num_processes > 1 else None,
-        name=f"{config.model.name} {method_name(config.method)}",
+        name=f"{cfg['architecture']} {method_name(config.method)}",
         progress=_tell(log) if accelerator.is_main_process else False,
         device=accelerator.device,
     )
@@ -106,8 +109,8 @@ def _tell(log: Log) -> Callable[[str], None]:
     return tell
 
 
-def _digest(settings: object) -> str:
-    return hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
+def _digest(facts: object) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
 
 
 def _averaged(config: TrainConfig, log: Log) -> dict[str, object]:

@@ -57,6 +57,10 @@ class Options(EvaluationConfig):
         for kind in kinds:
             if given := [name for name in unused[kind] if getattr(self, name) != getattr(Options, name)]:
                 raise ValueError(f"{', '.join(given)}: {kind} has no use for that; leave it out")
+        one = not self.corruptions and ("autoattack_images" if self.attack != "autoattack" else None)
+        one = "pgd_images" if self.threats and self.attack == "autoattack" else one
+        if one and getattr(self, one) != getattr(Options, one):
+            raise ValueError(f"{one}: nothing here is measured on that many; leave it out, or give --attack for it")
         if self.corruption_baseline and not self.corruptions:
             raise ValueError("corruption_baseline is for --corruptions true, which is not given")
 
@@ -88,7 +92,10 @@ def main() -> None:
     from timm_arat.evaluation import evaluate, table
     from timm_arat.evaluation._place import place, save
 
-    output = place(options.model, options.data, config.norm, config.eps, output=options.output, other=bool(differences))
+    output = place(
+        options.model, options.data, config.norm, config.eps,
+        output=options.output, other=bool(differences), changed=own.changed(options.data),
+    )  # fmt: skip
     kept, device = options.save_adversarial, options.device
     with _resumable(output) as state:
         result = evaluate(options.model, options.data, config, state=state, save_adversarial=kept, device=device)
@@ -96,7 +103,7 @@ def main() -> None:
     print(table(result, per_class=options.per_class))
     _say_other(options, differences)
     if written != output:
-        print(f"{output} is kept: it has more images or attacks than this result")
+        print(f"{output} is kept: it has more images or attacks than this result, or was measured otherwise")
     print(f"written to {written}")
     if options.save_adversarial:
         picture = "" if find_spec("matplotlib") else " (without a picture: pip install timm_arat[plot])"

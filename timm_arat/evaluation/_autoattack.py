@@ -1,6 +1,7 @@
 """Standard AutoAttack (Croce and Hein, arXiv:2003.01690) from the parts of the official package."""
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 
 import pyautoattack
@@ -19,15 +20,16 @@ NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 TARGETED_DLR_CLASSES = 4  # the loss divides by a difference to the third and fourth largest logit
 STANDARD = "standard"
 MARGIN = "not the standard version: APGD-T climbs the margin, since its DLR loss needs 4 classes"
+L1_TARGETS = 5  # of APGD-T in the standard version
 SQUARE_GRID = 5  # Square starts its l2 and l1 search from a grid of 5 x 5 tiles
 
 
 def standard_attacks(model: nn.Module, num_classes: int, *, norm: str, eps: float, seed: int) -> dict[str, Attack]:
-    """The four attacks of version 'standard': 100 steps, 9 targets, 5,000 queries; nothing weakened.
+    """The four attacks of version 'standard': 100 steps, 9 targets (APGD-T for l1: 5), 5,000 queries; nothing weakened.
 
-    Fewer than 10 classes leave num_classes - 1 targets, for APGD-T and FAB-T alike (the package fails there). Fewer
-    than 4 have no targeted DLR loss, which compares four logits; in its place APGD-T climbs the margin, the target's
-    logit less that of the right class: what the loss is without its divisor, which the steps of APGD ignore.
+    Fewer than 10 classes leave num_classes - 1 targets at most (the package fails there). Fewer than 4 have no targeted
+    DLR loss, which compares four logits; in its place APGD-T climbs the margin, the target's logit less that of the
+    right class: what the loss is without its divisor, which the steps of APGD ignore.
     """
     official = pyautoattack.AutoAttack(
         model, norm=NORMS[norm], eps=eps, seed=seed, version="standard", device=device_of(model)
@@ -44,11 +46,14 @@ def standard_attacks(model: nn.Module, num_classes: int, *, norm: str, eps: floa
     return {name: partial(_perturb, part) for name, part in parts.items()}
 
 
-def describe(num_classes: int, *, fast: bool) -> str:
+def describe(num_classes: int, norms: Sequence[str]) -> str:
     """What a result says of the version that `standard_attacks` gives; it begins with STANDARD if it is that."""
     version = STANDARD if num_classes >= TARGETED_DLR_CLASSES else MARGIN
-    targets = f"{num_classes - 1} target{'s' * (num_classes > 2)}" * (num_classes < 10)
-    return ", ".join(filter(None, (version, targets, "BatchNorms folded" * fast)))
+    if num_classes >= 10:
+        return version
+    targets = f"{num_classes - 1} target{'s' * (num_classes > 2)}"
+    of_l1 = f" ({L1_TARGETS} of APGD-T for l1)" * ("l1" in norms and num_classes - 1 > L1_TARGETS)
+    return f"{version}, {targets}{of_l1}"
 
 
 def check_size(x: Tensor, norm: str) -> None:

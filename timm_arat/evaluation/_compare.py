@@ -12,14 +12,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Paired:
-    """McNemar's comparison of a with b on their n common images; only_a: right in a alone.
+    """McNemar's comparison of a with b on their n common images; both: right in both, only_a: right in a alone.
 
-    difference: accuracy of a less that of b on these images, with its 95 % interval. p_value: exact, two-sided.
+    a, b: accuracy of each on these images, in [0, 1]. difference: a less b, with its 95 % interval. p_value: exact,
+    two-sided.
     """
 
     n: int
+    both: int
     only_a: int
     only_b: int
+
+    @property
+    def a(self) -> float:
+        return (self.both + self.only_a) / self.n
+
+    @property
+    def b(self) -> float:
+        return (self.both + self.only_b) / self.n
 
     @property
     def difference(self) -> float:
@@ -80,9 +90,8 @@ def mcnemar(a: Score, b: Score) -> Paired:
     common = right_a.keys() & right_b.keys()
     if not common:
         raise ValueError("the two results share no image: evaluate both with the same number of images and seed")
-    only_a = sum(right_a[i] and not right_b[i] for i in common)
-    only_b = sum(right_b[i] and not right_a[i] for i in common)
-    return Paired(len(common), only_a, only_b)
+    right = [(right_a[i], right_b[i]) for i in common]
+    return Paired(len(common), *(right.count(each) for each in ((True, True), (True, False), (False, True))))
 
 
 def compare(a: "Robustness", b: "Robustness") -> dict[str, Paired]:

@@ -1,7 +1,6 @@
 """Accuracy under common corruptions: every corruption at every severity, the same images for every model."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from ._loop import attack_batch
 from ._model import device_of, fingerprint, frozen, open_model, with_logits
 from ._progress import Progress
 from ._score import Score
-from ._selection import Data, Selection, select
+from ._selection import Data, select
 from ._where import command_line, device_name, versions
 
 
@@ -95,8 +94,25 @@ def evaluate_corruptions(
         journal = Journal(Path(state) if state else None, identity)
 
         total = len(chosen.x) * (1 + len(corruptions) * len(severities))
+
+        def score(corruption: str, severity: int) -> Score:
+            """What is right of all images under one corruption at one severity, of 0 without one."""
+            stage, right = f"{corruption} {severity}", torch.ones(len(chosen.x), dtype=torch.bool)
+            for number, batch in enumerate(torch.arange(len(chosen.x)).split(batch_size)):
+
+                def run(batch: Tensor = batch) -> Record:
+                    x = chosen.x[batch]
+                    if severity:
+                        x = corrupt(x, chosen.positions[batch].tolist(), corruption, severity, seed)
+                    _, predicted, _ = attack_batch(unchanged, net, x, chosen.y[batch])
+                    return {"wrong": batch[predicted != chosen.y[batch]].tolist()}
+
+                known = (stage, number) in journal.finished
+                right[journal.get_or_run(stage, number, run)["wrong"]] = False
+                shown.advance(stage, len(batch), not known)
+            return Score.of(chosen.positions.tolist(), right.tolist(), chosen.y.tolist(), num_classes)
+
         with Progress(total, progress).watching(net) as shown:
-            score = partial(_score, net, chosen, num_classes, seed, batch_size, journal, shown)
             clean = score("unchanged", 0)
             corrupted = tuple(
                 Corrupted(corruption, severity, score(corruption, severity))
@@ -115,31 +131,3 @@ def evaluate_corruptions(
         device=device_name(device_of(net)),
         command=command or command_line(),
     )
-
-
-def _score(
-    net: nn.Module,
-    chosen: Selection,
-    num_classes: int,
-    seed: int,
-    batch_size: int,
-    journal: Journal,
-    shown: Progress,
-    corruption: str,
-    severity: int,
-) -> Score:
-    """What is right of all images under one corruption at one severity, of 0 without one."""
-    stage, right = f"{corruption} {severity}", torch.ones(len(chosen.x), dtype=torch.bool)
-    for number, batch in enumerate(torch.arange(len(chosen.x)).split(batch_size)):
-
-        def run(batch: Tensor = batch) -> Record:
-            x = chosen.x[batch]
-            if severity:
-                x = corrupt(x, chosen.positions[batch].tolist(), corruption, severity, seed)
-            _, predicted, _ = attack_batch(unchanged, net, x, chosen.y[batch])
-            return {"wrong": batch[predicted != chosen.y[batch]].tolist()}
-
-        known = (stage, number) in journal.finished
-        right[journal.get_or_run(stage, number, run)["wrong"]] = False
-        shown.advance(stage, len(batch), not known)
-    return Score.of(chosen.positions.tolist(), right.tolist(), chosen.y.tolist(), num_classes)

@@ -168,8 +168,10 @@ def corruptions_table(result: Corruptions, baseline: Corruptions | None = None) 
         f"mean corruption error {100 * result.mean_error:.1f} %, not normalised",
     ]
     if baseline:
+        other = " on images of {}x{} pixels".format(*baseline.size) * (baseline.size != result.size)
         lines.append(
-            f"mCE {100 * result.mce(baseline):.1f} %: errors relative to those of {baseline.model} (100: as many)"
+            f"mCE {100 * result.mce(baseline):.1f} %: errors relative to those of {baseline.model}{other} "
+            "(100: as many)"
         )
     if result.data.note:
         lines.append(result.data.note)

@@ -117,7 +117,7 @@ def evaluate(
         if "autoattack" in attacks:
             official = standard_attacks(net, num_classes, norm=pgd.norm, eps=pgd.radius, seed=seed)
             stages.append((images.autoattack, official))
-            ran["autoattack"] = describe(num_classes, fast=fast)
+            ran["autoattack"] = describe(num_classes, [pgd.norm]) + ", BatchNorms folded" * fast
         identity = {
             "weights": fingerprint(net),
             "images": images.source.fingerprint,
@@ -127,6 +127,8 @@ def evaluate(
             "seed": seed,
             "batch_size": batch_size,
             "fast": fast,
+            "versions": versions(),
+            "device": device_name(device_of(net)),
         }
         journal = Journal(Path(state) if state else None, identity)
         kept, this = None, hashed({**identity, "attacks": attacks})

@@ -32,10 +32,19 @@ class Known:
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
         return [word for name, text in texts.items() for word in (f"--data.{name}", text)]
 
+    def changed(self, data: DataConfig) -> list[str]:
+        """The fields that make another test set of `data` than the model's own; none if nothing is known."""
+        default = DataConfig()
+        return [
+            name
+            for name in (SAME if self.data else ())
+            if (own := self.data.get(name, getattr(default, name))) != (asked := getattr(data, name))
+            and not (name == "name" and _is_same_set(own, asked))
+        ]
+
     def differences(self, data: DataConfig, norm: str, eps: float) -> list[str]:
         """In what an evaluation is another than the model was made for, each a phrase; empty if nothing is known."""
         found = []
-        default = DataConfig()
         if (
             self.data.get("root")
             and data.root
@@ -43,10 +52,9 @@ class Known:
             and not _is_same_folder(self.data["root"], data.root)
         ):
             found.append(f"data.root {data.root} in the place of {self.data['root']}")
-        for name in SAME if self.data else ():
-            own, asked = self.data.get(name, getattr(default, name)), getattr(data, name)
-            if own != asked and not (name == "name" and _is_same_set(own, asked)):
-                found.append(f"data.{name} {asked} in the place of {own}")
+        for name in self.changed(data):
+            own = self.data.get(name, getattr(DataConfig(), name))
+            found.append(f"data.{name} {getattr(data, name)} in the place of {own}")
         if self.norm and (norm != self.norm or (self.eps is not None and abs(eps - self.eps) > 1e-9)):
             own = f"{self.norm} {self.eps:.5g}" if self.eps is not None else self.norm
             found.append(f"the threat {norm} {eps:.5g} in the place of {own}")

@@ -23,7 +23,7 @@ from ._score import Score
 from ._selection import Data, select
 from ._threats import Threat, Threats
 from ._where import command_line, device_name, versions
-from .config import EvaluationConfig, Norm
+from .config import ATTACK_NAMES, EvaluationConfig, Norm
 
 
 def evaluate_threats(
@@ -48,7 +48,7 @@ def evaluate_threats(
 
     Args:
         threats: eps in pixels of [0, 1] by norm: {"linf": [2 / 255, 8 / 255], "l2": [0.5], "l1": [12]}.
-        config: Its threat is not used, and of its attacks only the last, after clean.
+        config: Its threat is not used, and of its attacks only the strongest, after clean.
         model, data, state, name, device, progress, command, settings: As for `evaluate`, which also looks for masked
             gradients; this does not.
 
@@ -57,9 +57,9 @@ def evaluate_threats(
     """
     config = configured(config, settings)
     ordered = _ordered(threats)
-    attack = config.attacks[-1]
+    attack = max(config.attacks, key=ATTACK_NAMES.index, default="clean")
     if attack == "clean":
-        raise ValueError("attacks=('clean',) has no attack to run at a threat: add pgd or autoattack")
+        raise ValueError(f"attacks={config.attacks} has no attack to run at a threat: add pgd or autoattack")
     number = config.autoattack_images if attack == "autoattack" else config.pgd_images
     net, found_name = open_model(model, torch.device(device) if device else None)
     fast = config.fast and any(batch_norms(net))  # or there is nothing to fold
@@ -80,12 +80,17 @@ def evaluate_threats(
             "seed": config.seed,
             "batch_size": config.batch_size,
             "fast": fast,
+            "versions": versions(),
+            "device": device_name(device_of(net)),
         }
         journal = Journal(Path(state) if state else None, identity)
         run = partial(
             run_attacks, net, x=images.x, y=images.y, batch_size=config.batch_size, seed=config.seed, journal=journal
         )
         parts = ATTACKS if attack == "autoattack" else ("pgd",)
+        version = (
+            describe(num_classes, [each.norm for each in ordered]) if attack == "autoattack" else f"PGD-{PGD_STEPS}"
+        )
         most = len(images.x) * (1 + len(ordered) * sum(COST[part] for part in parts))
         with (
             folded(net, x[:1]) if fast else nullcontext(),
@@ -110,7 +115,7 @@ def evaluate_threats(
         weights=str(identity["weights"]),
         data=images.source,
         attack=attack,
-        version=describe(num_classes, fast=fast) if attack == "autoattack" else f"PGD-{PGD_STEPS}",
+        version=version + ", BatchNorms folded" * fast,
         clean=_score(right, images.positions, images.y, num_classes),
         threats=tuple(sorted(found, key=lambda each: (list(threats).index(each.norm), each.eps))),
         seed=config.seed,

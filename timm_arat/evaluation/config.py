@@ -20,7 +20,8 @@ class EvaluationConfig:
             error for l2 and l1.
         attacks: What to run, of clean, pgd (20 steps) and autoattack. clean always runs: attacks start from what is
             right.
-        pgd_images: Clean accuracy and PGD on this many test images, seeded and stratified; null is all.
+        pgd_images: PGD on this many test images, seeded and stratified; null is all. Clean accuracy is of these and of
+            AutoAttack's.
         autoattack_images: AutoAttack on this many test images, likewise.
         batch_size: Images a batch. Random starts are drawn by batch, so it belongs to the result.
         seed: Of the choice of images and of every attack.

@@ -60,8 +60,8 @@ def main() -> None:
         raise ValueError(
             f"{source} is not a folder: give a finished run (runs/...) or an assembled folder (hub_cards/...)"
         )
-    if options.repo_id is not None and options.repo_id.count("/") != 1:
-        raise ValueError(f"--repo_id {options.repo_id}: wanted ORG/NAME")
+    if options.repo_id is not None:
+        _check(options.repo_id)
     if options.tag is not None and options.create_pr:
         raise ValueError("--tag: a pull request has no version yet; it is tagged when it is published after the merge")
     # Here, so that --help and errors do not wait for torch.
@@ -77,15 +77,7 @@ def main() -> None:
         if options.repo_id is None:
             raise ValueError("--repo_id ORG/NAME is missing: the card says how to load the model from there")
         folder = Path(options.cards) / (options.name or options.repo_id.rpartition("/")[2])
-        dataset = {
-            key: value
-            for key, value in (
-                ("name", options.dataset_name),
-                ("id", options.dataset_id),
-                ("note", options.dataset_note),
-            )
-            if value
-        }
+        dataset = {key: value for key in ("name", "id", "note") if (value := getattr(options, f"dataset_{key}"))}
         assemble(
             source, folder, options.repo_id, mix=options.mix, dataset=dataset, images=options.images, twin=options.twin
         )
@@ -94,11 +86,11 @@ def main() -> None:
         raise ValueError(
             f"{', '.join(given)}: for a run, and {source} is assembled already: leave that out, or give its run"
         )
+    elif options.images != Options.images and options.results is None:
+        raise ValueError(f"--images: nothing is measured of {source}, which is assembled already; with --results it is")
     elif options.results is not None or options.twin is not None:
         renew(folder, results=options.results, images=options.images, twin=options.twin)
         print(f"renewed {folder}", flush=True)
-    elif options.images != Options.images:
-        raise ValueError(f"--images: nothing is measured of {source}, which is assembled already; with --results it is")
     repo_id = check(folder, options.repo_id)
     if others := left_out(folder):
         print(f"left out, not files of a checkpoint: {', '.join(others)}", flush=True)
@@ -109,6 +101,18 @@ def main() -> None:
     print(f"published {published.url}")
     if published.tag:
         print(f"{published.tag}: timm.create_model('hf-hub:{repo_id}@{published.tag}', pretrained=True)")
+
+
+def _check(repo_id: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"--repo_id {repo_id}: the Hub takes no such name: {error}") from error
+    if not all(repo_id.partition("/")[::2]):
+        raise ValueError(f"--repo_id {repo_id}: wanted ORG/NAME")
 
 
 if __name__ == "__main__":

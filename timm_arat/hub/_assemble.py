@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import timm
+
 from ..data import DataConfig, Images, load, match_labels, subset, tensors
 from ..evaluation import Robustness, compare, evaluate
 from ..models._json import read_config
@@ -16,7 +18,7 @@ from ._agree import check_images, check_run, settings_of
 from ._card import render
 from ._cost import before, seconds_of
 from ._export import export
-from ._files import TWIN, check_free, check_plain, files, move_into
+from ._files import TWIN, check_free, check_plain, files, is_ours, move_into
 from ._pictures import draw
 from ._public import check_public, public, public_command, public_lines, public_results, public_tree, public_yaml
 
@@ -61,6 +63,13 @@ def assemble(
     data = DataConfig(**settings_of(run)["data"])
     results = check_run(run)
     config = read_config(run / "model" / "config.json")
+    _check_name(folder, config["architecture"])
+    if images < 1:
+        raise ValueError(f"images={images} is not at least 1: the curves are measured on them")
+    if mix and results.pgd is None:
+        raise ValueError(f"{run} was evaluated without PGD, with which mix={mix} is measured: evaluate it with pgd")
+    if twin:
+        check_twin(check_run(Path(twin)), Path(twin), config["architecture"], results)
     test = test_images(data, config, results)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -69,8 +78,8 @@ def assemble(
         aside.mkdir()
         _write_model(run / "model", aside, config, mix)
         config = _describe(aside, config, results, mix, dataset or {})
+        state = folder.parent / f".{folder.name}-mix-{mix:g}.state"
         if mix:
-            state = folder.parent / f".{folder.name}-mix-{mix:g}.state"
             results = _evaluate_again(results, data, aside, state)
         results = public_results(results)
         results.save(aside / "results.json")
@@ -81,7 +90,18 @@ def assemble(
         write_card(aside, repo_id)
         check_public(aside, files(aside), (Path.home(), Path.cwd(), run.resolve(), folder.parent.resolve()))
         move_into(aside, folder)
+        state.unlink(missing_ok=True)
     return folder
+
+
+def _check_name(folder: Path, architecture: str) -> None:
+    """ValueError where the folder's name or its checkpoint is of another architecture: most likely a wrong word."""
+    way_out = f"give another --repo_id or --name, such as {architecture}_arat.TAG"
+    if is_ours(folder) and (there := read_config(folder / "config.json")["architecture"]) != architecture:
+        raise ValueError(f"{folder} is a checkpoint of {there}, and the run is of {architecture}: {way_out}")
+    named = folder.name.partition(".")[0].removesuffix("_arat")
+    if named != architecture and timm.is_model(named):
+        raise ValueError(f"the run is of {architecture}, and the checkpoint would be called {folder.name}: {way_out}")
 
 
 def test_images(data: DataConfig, config: dict[str, Any], results: Robustness) -> Images:
@@ -118,13 +138,19 @@ def _write_recipe(run: Path, folder: Path) -> None:
     (folder / "command.txt").write_text("".join(f"accelerate launch {command}\n" for command in commands))
 
 
-def write_twin(run: Path, folder: Path, results: Robustness) -> None:
-    twin = public_results(check_run(run))
-    ours, theirs = (read_config(each / "config.json")["architecture"] for each in (folder, run / "model"))
-    if ours != theirs:
-        raise ValueError(f"{run} is of {theirs} and this model {ours}: a twin has the same backbone")
+def check_twin(twin: Robustness, run: Path, architecture: str, results: Robustness) -> None:
+    """ValueError unless `twin`, which the run in `run` has, can be compared with `results` of `architecture`."""
+    theirs = read_config(run / "model" / "config.json")["architecture"]
+    if architecture != theirs:
+        raise ValueError(f"{run} is of {theirs} and this model {architecture}: a twin has the same backbone")
     if "autoattack" not in compare(results, twin):  # and it refuses other images or another threat
         raise ValueError(f"{run} shares no AutoAttack result with this model: evaluate both with AutoAttack")
+
+
+def write_twin(run: Path, folder: Path, results: Robustness) -> None:
+    """Put the results of the twin in `run` beside `results`, and into config.json what its training took."""
+    twin = public_results(check_run(run))
+    check_twin(twin, run, read_config(folder / "config.json")["architecture"], results)
     twin.save(folder / TWIN)
     trained = read_config(run / "model" / "config.json")["training"]
     took = {"seconds": seconds_of(run / "summary.jsonl")} | (
@@ -136,7 +162,7 @@ def write_twin(run: Path, folder: Path, results: Robustness) -> None:
 
 def write_measured(folder: Path, config: dict[str, Any], results: Robustness, test: Images, images: int) -> None:
     """curves.json and the pictures."""
-    curves = _curves.measure(folder, test, results, min(images, len(test)))
+    curves = _curves.measure(folder, test, results, min(images, len(test)), config.get("mix", 0.0))
     curves.save(folder)
     shown = subset(test.labels, min(64, len(test)), results.seed)
     labels = list(config.get("label_names") or map(str, range(config["num_classes"])))
@@ -180,7 +206,7 @@ def _write_config(config: dict[str, Any], folder: Path) -> None:
 def _evaluate_again(results: Robustness, data: DataConfig, folder: Path, state: Path) -> Robustness:
     """As `results`, for the model in `folder`; a call after an interruption goes on from `state`."""
     assert results.pgd is not None
-    again = evaluate(
+    return evaluate(
         f"local-dir:{folder}",
         data,
         norm=results.norm,
@@ -189,8 +215,8 @@ def _evaluate_again(results: Robustness, data: DataConfig, folder: Path, state: 
         pgd_images=results.pgd.n if results.pgd.n < results.data.size else None,
         batch_size=results.batch_size,
         seed=results.seed,
+        fast=results.fast,
+        attacks=("clean", "pgd", "autoattack") if results.autoattack else ("clean", "pgd"),
         state=state,
         name=folder.name,
     )
-    state.unlink(missing_ok=True)
-    return again

@@ -60,7 +60,6 @@ def _facts(folder: Path, config: dict[str, Any], results: Robustness, curves: Cu
         if score is not None
     ]
     seconds = seconds_of(folder / "summary.jsonl")
-    device = inline(results.device)
     rivals = read_json(CARDS / "rivals.json")
     return {
         "name": inline(folder.name),
@@ -85,8 +84,10 @@ def _facts(folder: Path, config: dict[str, Any], results: Robustness, curves: Cu
         "curve": (folder / "training.png").exists(),
         "mix": [{"mix": f"{mix:g}", "clean": _half(point.clean), "pgd": _half(point.pgd)} for mix, point in curves.mix],
         "mix_here": f"{config.get('mix', 0):g}",
+        "device": inline(results.device),
+        "measure": f"--norm {results.norm} --eps {eps_text(results.eps)}",
         "mix_n": curves.mix[0][1].pgd.n if curves.mix and curves.mix[0][1].pgd else 0,
-        "training": f"{cost(training, seconds)}, on {device}.{sources(training)}",
+        "training": f"{cost(training, seconds)}.{sources(training)}",
         "command": fenced((folder / "command.txt").read_text().strip(), "bash"),
     }
 
@@ -110,8 +111,8 @@ def _twin(folder: Path, training: dict[str, Any] | None, results: Robustness) ->
     rows = [
         {
             "name": f"{names[key]} (n={pair.n})",
-            "ours": _percent(getattr(results, key).accuracy),
-            "theirs": _percent(getattr(twin, key).accuracy),
+            "ours": _percent(pair.a),
+            "theirs": _percent(pair.b),
             "paired": _paired(pair),
         }
         for key, pair in pairs.items()

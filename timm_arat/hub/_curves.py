@@ -24,7 +24,8 @@ MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Curves:
-    """eps: results at rising bounds. mix: (share of the auxiliary branch, result); empty where there is one branch."""
+    """eps: results at rising bounds. mix: (share of the auxiliary branch, result), from the published norms' own share
+    on; empty where there is one branch."""
 
     eps: tuple[Robustness, ...]
     mix: tuple[tuple[float, Robustness], ...] = ()
@@ -49,8 +50,10 @@ class Curves:
             raise ValueError(f"{folder / FILE} is not what assembling a run writes ({error}): do it again") from error
 
 
-def measure(folder: Path, data: Any, results: Robustness, images: int) -> Curves:
+def measure(folder: Path, data: Any, results: Robustness, images: int, published_mix: float = 0.0) -> Curves:
     """Clean accuracy and PGD-20 of the model in `folder` on `images` stratified images, for the threat of `results`.
+
+    published_mix: the share of the auxiliary branch in the folder's norms.
 
     Every point is of the same images, and with the settings of `results`: on its images, its numbers come out.
     """
@@ -68,7 +71,10 @@ def measure(folder: Path, data: Any, results: Robustness, images: int) -> Curves
     at_eps = tuple(evaluate(plain, data, eps=share * eps, name=name, **settings) for share in EPS_SHARES)
     if not (folder / AUX_NORM).exists():
         return Curves(at_eps)
-    mixed = ((mix, merge_split_norm(split_model(folder), mix=mix)) for mix in MIXES)
+    shares = sorted({published_mix, *(mix for mix in MIXES if mix > published_mix)})
+    # The folder's main branch holds the share `published_mix` already: so much of the rest makes it the wanted one.
+    more = {mix: (mix - published_mix) / (1 - published_mix) if mix > published_mix else 0.0 for mix in shares}
+    mixed = ((mix, merge_split_norm(split_model(folder), mix=share)) for mix, share in more.items())
     return Curves(
         at_eps,
         tuple((mix, evaluate(model, data, eps=eps, name=f"{name} mix {mix}", **settings)) for mix, model in mixed),

@@ -5,14 +5,14 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
 from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError  # its client's, httpx or httpx2
 
 from ..models._json import read_json
 from ..models._secrets import without_password
 from ..models._weights import RECORD, WEIGHTS
 from ._agree import check_folder
-from ._assemble import write_card
+from ._assemble import write_rendered
 from ._card import render
 from ._files import MARK, NAMES, check_plain, files
 
@@ -70,13 +70,17 @@ def publish(
     """
     folder = Path(folder)
     repo_id = check(folder, repo_id)
+    card = render(folder, repo_id)
     api = HfApi(library_name="timm_arat")
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
-        head = api.model_info(repo_id, files_metadata=False).sha
+        there = api.model_info(repo_id, files_metadata=True)
+        head, at = there.sha, _tags(api, repo_id).get(tag or "")
+        if at is not None and (at != head or not _is_there(folder, card, there)):
+            raise ValueError(_taken(repo_id, str(tag)))
         commit = api.create_commit(
             repo_id,
-            _operations(api, folder, repo_id, head),
+            _operations(api, folder, card, repo_id, head),
             commit_message=f"{folder.name}, from timm_arat",
             create_pr=create_pr,
             # Of two publishers at once, the second is refused instead of mixing its files with the first's.
@@ -93,12 +97,13 @@ def publish(
         if error.__cause__ is None:
             raise
         raise OSError(_why_not(error.__cause__, repo_id)) from error
+    write_rendered(folder, repo_id)
     (folder / RECORD).write_text(json.dumps(asdict(published), indent=1) + "\n")
     return published
 
 
 def check(folder: Path, repo_id: str | None = None) -> str:
-    """Refuse a folder that must not be published; returns the repository's name. The card is rendered anew for it."""
+    """Refuse a folder that must not be published; returns the name of the repository that it would go to."""
     if not (folder / RECORD).is_file():
         raise ValueError(f"{folder} is not an assembled checkpoint: give a finished run, or assemble it first")
     assembled_for = read_json(check_plain(folder, RECORD)).get("repo_id")
@@ -113,14 +118,14 @@ def check(folder: Path, repo_id: str | None = None) -> str:
                 f"{folder / name} is not what the JSON beside it gives{_difference(there, text)}: numbers are never "
                 "written by hand. Change hub_cards/template.md or the JSON's source, and assemble again"
             )
-    if repo_id is None or repo_id == assembled_for:
-        return str(assembled_for)
-    write_card(folder, repo_id)
-    return repo_id
+    return repo_id or assembled_for
 
 
-def _operations(api: HfApi, folder: Path, repo_id: str, head: str | None) -> list[Operation]:
-    """What brings the checkpoint in the repository up to `folder`; unchanged files are left out by the client."""
+def _operations(api: HfApi, folder: Path, card: dict[str, str], repo_id: str, head: str | None) -> list[Operation]:
+    """What brings the checkpoint in the repository up to `folder`, with the files in `card` as they are rendered there.
+
+    Unchanged files are left out by the client.
+    """
     mine = files(folder)
     theirs = api.list_repo_files(repo_id, revision=head)
     taken = [name for name in theirs if name in NAMES]
@@ -130,25 +135,49 @@ def _operations(api: HfApi, folder: Path, repo_id: str, head: str | None) -> lis
             "another --repo-id, or take them away there"
         )
     gone = [name for name in taken if name not in mine]
-    add = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in mine]
+    add = [
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=card[name].encode() if name in card else folder / name)
+        for name in mine
+    ]
     return [*add, *(CommitOperationDelete(path_in_repo=name) for name in gone)]
+
+
+def _is_there(folder: Path, card: dict[str, str], there: ModelInfo) -> bool:
+    """Whether the repository holds the checkpoint as it is in `folder`, so that publishing makes no commit."""
+    remote = {file.rfilename: file for file in there.siblings or [] if file.rfilename in NAMES}
+    for name in (mine := files(folder)):
+        content = card[name].encode() if name in card else (folder / name).read_bytes()
+        if (file := remote.get(name)) is None:
+            return False
+        git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        if file.lfs["sha256"] != hashlib.sha256(content).hexdigest() if file.lfs else file.blob_id != git:
+            return False
+    return len(mine) == len(remote)
+
+
+def _tags(api: HfApi, repo_id: str) -> dict[str, str]:
+    """The commits of the tags, by name."""
+    return {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
 
 
 def _tag(api: HfApi, repo_id: str, commit: str, wanted: str | None) -> str:
     """Tag `commit` and return its tag; the one that it has already, if it has one."""
-    tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
+    tags = _tags(api, repo_id)
     if wanted is None:
         here = [name for name, target in tags.items() if target == commit]
         if here:
             return here[0]
         numbers = [int(name[1:]) for name in tags if name[:1] == "v" and name[1:].isdigit()]
         wanted = f"v{max(numbers, default=0) + 1}"
-    if wanted in tags:
-        if tags[wanted] != commit:
-            raise ValueError(f"{repo_id} has a tag {wanted} on another commit: give another one, or none for the next")
-        return wanted
-    api.create_tag(repo_id, tag=wanted, revision=commit)
+    if wanted not in tags:
+        api.create_tag(repo_id, tag=wanted, revision=commit)
+    elif tags[wanted] != commit:
+        raise ValueError(_taken(repo_id, wanted))
     return wanted
+
+
+def _taken(repo_id: str, tag: str) -> str:
+    return f"{repo_id} has a tag {tag} on another commit: give another one, or none for the next"
 
 
 def _difference(there: str | None, text: str) -> str:

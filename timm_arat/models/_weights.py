@@ -26,6 +26,7 @@ AUX_NORM = "aux_norm.safetensors"
 HUB = "https://huggingface.co/"
 RECORD = "hub.json"  # of a checkpoint's folder: repository, commit and sha256, once it is published
 _PACKAGE = Path(__file__).parents[1]
+WHEEL_BYTES = 6_000_000  # larger weights are left out of a wheel, see pyproject.toml
 # One folder a checkpoint: inside the package in a wheel, beside it in a checkout.
 CARDS = _PACKAGE / "hub_cards" if (_PACKAGE / "hub_cards").is_dir() else _PACKAGE.parent / "hub_cards"
 COPY = (
