@@ -17,7 +17,8 @@ from timm_arat.analysis import OneTerm, Spread, conflict, distance, drift, estim
 from timm_arat.analysis.rows import read
 from timm_arat.diagnose import main
 from timm_arat.engine.companions.analysis import Analysis
-from timm_arat.engine.config import AnalysisConfig
+from timm_arat.engine.config import AnalysisConfig, AverageConfig
+from timm_arat.engine.diagnosis import diagnose
 from timm_arat.engine.train import train
 from timm_arat.methods import ARATConfig, MadryConfig, Method, Terms, TRADESConfig
 
@@ -189,6 +190,17 @@ def test_a_training_is_bitwise_the_one_without_and_the_command_reads_it(tmp_path
     assert re.search(rf"\| last \| {last['drift']['last']['mean']:.3f} .*\| {main_mean} \| {aux_mean} \|", table)
     drawn = {f"analysis_{name}.png" for name in ("similarity", "conflict", "norms", "distance", "drift")}
     assert {path.name for path in out.glob("*.png")} == drawn
+
+
+def test_the_features_of_an_averaged_run_are_those_of_the_average(tmp_path):
+    average = AverageConfig(kind="ema", decay=0.5, batches=2)
+    train(helpers_engine.tiny(tmp_path / "run", average=average, epochs=1))
+    small = {"images": 20, "batches": 0, "steps": 2, "device": "cpu"}
+    run, model = (diagnose(str(tmp_path / "run" / part), **small) for part in (".", "model"))
+    assert run["layers"] == model["layers"], "of what is exported"
+    assert run["weights"] == "checkpoints/epoch-0001-step-000000, and of the averaged weights in " + (
+        "weights/last.safetensors the features"
+    )
 
 
 def test_off_is_not_built_and_calls_nothing(tmp_path, monkeypatch):

@@ -8,8 +8,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from timm_arat import ARREST, PGD
+from timm_arat import ARREST, PGD, in_pixels
 from timm_arat.losses import angular_distance
+from timm_arat.modes import evaluating
 
 ATTACK = PGD(eps=0.1, steps=1)
 
@@ -89,6 +90,16 @@ def test_the_network_starts_as_the_teacher_and_the_teacher_stays():
     optimizer.step()
     assert all(torch.equal(value, start[key]) for key, value in teacher.items())
     assert not all(torch.equal(value, start[key]) for key, value in method.model.state_dict().items())
+
+
+def test_the_network_takes_the_teacher_s_normalisation_with_its_weights():
+    teacher, model = backbone(1), backbone()
+    teacher.pretrained_cfg = teacher.pretrained_cfg | {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.2)}
+    method = ARREST(model, teacher=teacher)
+    x = torch.rand(2, 3, 16, 16)
+    with evaluating(method), torch.no_grad():
+        assert torch.equal(method.network(x), in_pixels(teacher).eval()(x))
+    assert method.model.pretrained_cfg["mean"] == (0.5, 0.4, 0.3), "as an export says it"
 
 
 def test_a_teacher_of_another_shape_is_refused_with_the_way_out():

@@ -65,6 +65,7 @@ def test_a_tree_comes_back_as_it_was(tmp_path):
         "channels_last": torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),
         "empty": torch.empty(0, 3),
         "scalar": torch.tensor(1.5),
+        "dtypes": [torch.bfloat16, torch.float32],  # as Big Vision's Adafactor has them
     }
     save_tree(tree, tmp_path / "tree")
     assert same_tree(load_tree(tmp_path / "tree"), tree)

@@ -12,21 +12,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers_engine import DATA, fresh_accelerate, tiny  # noqa: F401  # a fixture
+from helpers_engine import DATA, fresh_accelerate, session_of, tiny  # noqa: F401  # a fixture
 
 from timm_arat import PGD
 from timm_arat.compare import progress
 from timm_arat.compare.config import read_comparison, runs_of
+from timm_arat.compare.cost import Cost
 from timm_arat.compare.outcome import Line, Outcome, against
 from timm_arat.compare.plot import frontier, plot
 from timm_arat.compare.predict import _stand_alone
 from timm_arat.compare.prediction import load
-from timm_arat.compare.run import to_do
+from timm_arat.compare.run import check_settings, to_do
 from timm_arat.compare.table import as_csv, as_json, markdown
-from timm_arat.config import comparisons
+from timm_arat.config import comparisons, dump
 from timm_arat.engine.best import best_epoch
 from timm_arat.engine.companions import COMPANIONS
-from timm_arat.engine.config import AnalysisConfig, AWPConfig, ModelConfig
+from timm_arat.engine.config import VARIANTS, AnalysisConfig, AWPConfig, ModelConfig
 from timm_arat.engine.costs import Passes
 from timm_arat.evaluation import Robustness, compare
 from timm_arat.methods import ARATConfig, MadryConfig, TRADESConfig
@@ -205,6 +206,31 @@ def test_a_mistake_in_a_comparison_is_answered_with_the_way_out(file, old, new, 
     file.write_text(file.read_text().replace(old, new))
     with pytest.raises(ValueError, match=wanted):
         runs_of(read_comparison([str(file)]))
+
+
+def test_processor_seconds_end_with_the_last_step_of_an_epoch(tmp_path):
+    cost = Cost(session_of(tiny(tmp_path)))
+    cost.begin(0, resumed=False)
+    while time.process_time() - cost.started < 0.05:
+        pass
+    cost.after_update(1, 0)
+    taken = cost.row()["processor_seconds"]
+    assert taken >= 0.05
+    while time.process_time() - cost.started < 0.1:  # as an analysis does
+        pass
+    assert cost.row()["processor_seconds"] == taken == cost.state_dict()["seconds"]
+
+
+def test_what_is_of_the_machine_makes_no_other_protocol(file, tmp_path):
+    (run, *_) = runs_of(read_comparison([str(file), "--output", str(tmp_path)]))
+    run.folder.mkdir()
+    data = replace(run.config.data, root="elsewhere", workers=3, cache="never")
+    moved = replace(run.config, data=data, threads=7, log_every=3, checkpoint_minutes=1.0)
+    (run.folder / "config.yaml").write_text(dump(replace(moved, output=None), variants=VARIANTS))
+    check_settings([run])
+    (run.folder / "config.yaml").write_text(dump(replace(moved, output=None, seed=5), variants=VARIANTS))
+    with pytest.raises(ValueError, match="seed was 5 and is 0"):
+        check_settings([run])
 
 
 def test_a_row_that_cannot_be_trained_is_named_before_any_is(file, tmp_path):

@@ -1,6 +1,7 @@
 """Data: pixels in [0, 1] and never touched without need, splits that do not meet, and mistakes in plain words."""
 
 import pickle
+import random
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +103,18 @@ def test_images_of_the_right_size_stay_as_they_are_bit_for_bit(folder, cache):
     assert y.tolist() == [0] * 6 + [1] * 6
     assert data.class_names == ("cat", "dog")
     assert (data.test.pixels is not None) == (cache != "never")
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_what_is_trained_on_does_not_depend_on_the_memory_that_was_free(folder, augment):
+    found = []
+    for cache in ("always", "never"):
+        train = load(on(folder, crop="rrc", hflip=0.5, cache=cache), input_size=(3, 12, 12)).train
+        torch.manual_seed(0)
+        random.seed(0)
+        found.append(torch.stack([x for x, _ in (train if augment else train.plain())]))
+        assert (train.pixels is not None) == (cache == "always")
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("cache", ["always", "never"])

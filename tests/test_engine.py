@@ -18,14 +18,23 @@ from timm_arat.config import read
 from timm_arat.data import load
 from timm_arat.engine.batches import SeededBatches, stack
 from timm_arat.engine.companions.balance import Balance
-from timm_arat.engine.config import VARIANTS, AverageConfig, BalanceConfig, ModelConfig, OptimizerConfig, TrainConfig
+from timm_arat.engine.config import (
+    VARIANTS,
+    AnalysisConfig,
+    AverageConfig,
+    AWPConfig,
+    BalanceConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from timm_arat.engine.identity import check_identity, identity
 from timm_arat.engine.log import Log
 from timm_arat.engine.loop import Interrupted, Loop
 from timm_arat.engine.model import build_model, weights_name
-from timm_arat.engine.train import train
+from timm_arat.engine.train import _both, train
 from timm_arat.evaluation._model import fingerprint, open_model
-from timm_arat.methods import ARATConfig, StandardConfig, TRADESConfig
+from timm_arat.methods import ARATConfig, HATConfig, LBGATConfig, MadryConfig, StandardConfig, TRADESConfig
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -222,7 +231,18 @@ def test_fine_tuning_freezes_the_norms_that_are_asked_for(run, tmp_path, frozen)
             {"model": ModelConfig("test_vit", kwargs={"img_size": [8, 16]}), "data": replace(DATA, image_size=None)},
             "model.kwargs.img_size is .8, 16.: images are square here",
         ),
+        ({"model": ModelConfig("resnet20_cifar", kwargs={"num_classes": 5})}, "num_classes: the data decide it"),
         ({"data": replace(DATA, batch_size=4096)}, "lower data.batch_size"),
+        ({"optimizer": OptimizerConfig(name="adahessian")}, "adahessian needs second derivatives"),
+        (
+            {
+                "model": replace(MODEL, freeze_norms="main"),
+                "method": MadryConfig(),
+                "attack": PGD(eps=0.1, steps=1, norm_mode="train"),
+            },
+            "attack.norm_mode=train normalises by the batch's statistics",
+        ),
+        ({"analysis": AnalysisConfig(every=5, layers=("layer9",))}, "layer9"),
         ({"data": replace(DATA, name="digit")}, "digits"),
         ({"method": ARATConfig(layers=("layer7",))}, "did you mean 'layer"),
         ({"model": ModelConfig(name="test_vit"), "data": replace(DATA, image_size=160, in_chans=3)}, "split_norm"),
@@ -231,6 +251,41 @@ def test_fine_tuning_freezes_the_norms_that_are_asked_for(run, tmp_path, frozen)
 def test_bad_settings_are_errors_that_name_the_way_out(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         session_of(tiny(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": OptimizerConfig(warmup_epochs=3)}, "optimizer.warmup_epochs=3 leaves nothing of epochs=3"),
+        ({"attack": PGD(warmup_epochs=4)}, "attack.warmup_epochs=4 leaves nothing of epochs=3"),
+        ({"awp": AWPConfig(gamma=0.01, start_epoch=3)}, "awp.start_epoch=3 leaves nothing of epochs=3"),
+    ],
+)
+def test_what_would_begin_after_the_last_epoch_is_an_error(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(epochs=3, **changes)
+    with pytest.raises(ValueError, match="warmup_epochs=-1 is not at least 0"):
+        OptimizerConfig(warmup_epochs=-1)
+
+
+def test_a_twin_s_mistake_is_an_error_before_the_training_and_each_gets_the_teacher_that_it_needs(tmp_path):
+    other = ModelConfig(name="resnet20_cifar", kwargs=MODEL.kwargs)
+    with pytest.raises(ValueError, match="teacher.name: lbgat needs a second network"):
+        train(tiny(tmp_path / "out", twin=LBGATConfig()))
+    with pytest.raises(ValueError, match="teacher.name: arat has no use for a teacher"):
+        train(tiny(tmp_path / "out", teacher=other))
+    assert not (tmp_path / "out").exists()
+    with_twin = tiny(tmp_path / "out", teacher=other, twin=LBGATConfig())
+    assert [each.teacher.name for each in _both(with_twin)] == ["", "resnet20_cifar"]
+    with_twin = tiny(tmp_path / "out", teacher=other, method=LBGATConfig(), twin=StandardConfig())
+    assert [each.teacher.name for each in _both(with_twin)] == ["resnet20_cifar", ""]
+
+
+def test_a_frozen_teacher_of_random_weights_is_said(tmp_path, capsys):
+    teacher = ModelConfig(name="resnet20_cifar", kwargs=MODEL.kwargs)
+    short = {"epochs": 1, "evaluation": replace(tiny(tmp_path).evaluation, attacks=("clean",))}
+    train(tiny(tmp_path / "hat", teacher=teacher, method=HATConfig(), **short))
+    assert "WARNING: the teacher resnet20_cifar has random weights" in capsys.readouterr().out
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
@@ -278,3 +333,8 @@ def test_a_setting_that_a_checkpoint_does_not_know_counts_as_its_default(tmp_pat
     other = replace(config, balance=BalanceConfig(redraw=True))
     with pytest.raises(ValueError, match="balance.redraw was False and is True"):
         check_identity(there, identity(session_of(other)), other)
+    here = identity(session_of(config)) | {"precision": "fp16"}
+    with pytest.raises(ValueError, match="the precision was no and is fp16"):
+        check_identity(there, here, config)
+    del there["precision"]
+    check_identity(there, here, config)

@@ -13,7 +13,7 @@ from helpers_engine import DATA, fresh_accelerate, session_of, tiny  # noqa: F40
 
 from timm_arat import PGD
 from timm_arat.engine import checkpoint
-from timm_arat.engine.config import OptimizerConfig
+from timm_arat.engine.config import AWPConfig, GuardConfig, OptimizerConfig
 from timm_arat.engine.costs import Forecast, Passes
 from timm_arat.engine.forecast import Operations, _watched, forecast
 from timm_arat.engine.train import train
@@ -38,6 +38,12 @@ def test_operations_are_three_forward_passes_a_step_and_three_a_step_of_the_atta
     assert attacked.flops - plain.flops == pytest.approx(2 * 2 * one, rel=0.04)  # and folding looks at an image twice
 
 
+def test_epochs_that_do_not_follow_each_other_are_tried_with_a_warm_start(tmp_path):
+    settings = {"warm_start": True, "awp": AWPConfig(gamma=0.005, start_epoch=4), "epochs": 6}
+    found = forecast(tiny(tmp_path, method=MadryConfig(), attack=PGD(eps=0.1, steps=1), **settings))
+    assert found.passes == Passes((4 * 2 + 2 * 3) / 6, (4 * 2 + 2 * 3) / 6)
+
+
 def test_what_could_not_be_trained_has_no_forecast(tmp_path):
     with pytest.raises(ValueError, match="warm_start: standard has no attack to start"):
         forecast(tiny(tmp_path, method=StandardConfig(), warm_start=True))
@@ -55,9 +61,16 @@ def test_what_a_graph_holds_is_counted_once_while_it_is_there():
     assert held == {"now": 0, "most": 400}
 
 
-@pytest.mark.parametrize("optimizer", [OptimizerConfig(lr=0.01), OptimizerConfig(name="adamw", lr=0.001)])
-def test_a_run_takes_no_more_of_the_disk_than_was_said_and_not_much_less(tmp_path, optimizer):
-    config = tiny(tmp_path / "run", optimizer=optimizer, epochs=4)
+@pytest.mark.parametrize(
+    ("optimizer", "guard"),
+    [
+        (OptimizerConfig(lr=0.01), GuardConfig()),
+        (OptimizerConfig(name="adamw", lr=0.001), GuardConfig()),
+        (OptimizerConfig(name="adamw", lr=0.001), GuardConfig(every=5, images=32)),
+    ],
+)
+def test_a_run_takes_no_more_of_the_disk_than_was_said_and_not_much_less(tmp_path, optimizer, guard):
+    config = tiny(tmp_path / "run", optimizer=optimizer, guard=guard, epochs=4)
     said = forecast(config).disk
     train(config)
     binary = [path for path in (tmp_path / "run").rglob("*") if path.suffix in (".safetensors", ".bin")]

@@ -26,7 +26,7 @@ from timm_arat.engine.config import (
 from timm_arat.engine.log import Log
 from timm_arat.engine.loop import Interrupted, Loop
 from timm_arat.engine.train import train
-from timm_arat.methods import ARATConfig, Madry, MadryConfig, StandardConfig
+from timm_arat.methods import AdvPropConfig, ARATConfig, Madry, MadryConfig, StandardConfig
 
 SINGLE = PGD(eps=0.1, steps=1, step_size=0.125)
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -289,6 +289,8 @@ def test_a_guard_needs_an_attack_that_is_not_above_its_own():
     on = GuardConfig(every=5)
     with pytest.raises(ValueError, match="method.name=standard has no attack to guard"):
         Guard.check(TrainConfig(method=StandardConfig(), guard=on))
+    with pytest.raises(ValueError, match="the branch that is deployed, and advprop attacks the other one"):
+        Guard.check(TrainConfig(method=AdvPropConfig(), guard=on))
     with pytest.raises(ValueError, match="guard.steps=10 is below attack.steps=20"):
         Guard.check(TrainConfig(method=MadryConfig(), attack=PGD(steps=20), guard=on))
     Guard.check(TrainConfig(method=MadryConfig(), attack=PGD(steps=7), guard=on))

@@ -213,8 +213,11 @@ def test_frozen_norms_before_the_split_are_constants() -> None:
     model = resnet()
     model.layer1 = timm.layers.freeze_batch_norm_2d(model.layer1)
     convert_split_norm(model)
-    with norm_branch(model, "both"):
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with norm_branch(model.train(), "both"):
         model(torch.rand(4, 3, 32, 32))
+    moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved and not any(key.startswith("layer1.") for key in moved)
 
 
 def test_no_batch_norm_names_the_norms_and_the_option() -> None:

@@ -66,24 +66,28 @@ def put_in_place(aside: Path, path: Path) -> None:
     _remove(former)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path, key: tuple[str, ...] = ("epoch",)) -> list[dict[str, Any]]:
     """The rows of a run's summary.jsonl, one an epoch in their order: the newest where a resume repeated one.
 
     A last line that a crash cut short is left out.
 
+    Args:
+        key: What tells rows apart and orders them, in another file than summary.jsonl.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another line is not a row, that is, a JSON object with an `epoch`; it names file and line.
+        ValueError: another line is not a row, that is, a JSON object with `key`; it names file and line.
     """
     lines = path.read_bytes().split(b"\n")
     rows = {}
     for number, line in enumerate(lines, start=1):
         row = _row(line)
-        if row is not None:
-            rows[row["epoch"]] = row
+        if row is not None and row.keys() >= {*key}:
+            rows[tuple(row[name] for name in key)] = row
         elif line.strip() and number < len(lines):
-            raise ValueError(f"{path}, line {number}: wanted a JSON object with an epoch, got {line[:60]!r}: remove it")
-    return [rows[epoch] for epoch in sorted(rows)]
+            wanted = f"a JSON object with {' and '.join(key)}"
+            raise ValueError(f"{path}, line {number}: wanted {wanted}, got {line[:60]!r}: remove it")
+    return [rows[each] for each in sorted(rows)]
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
@@ -105,7 +109,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and "epoch" in row else None
+    return row if isinstance(row, dict) else None
 
 
 def _errno(error: Exception, folder: Path) -> int | None:

@@ -22,7 +22,7 @@ class Seen:
     Attributes:
         adv: Of the adversarial images, by the main branch.
         clean: Of the clean images by the main branch, as the official code takes them.
-        own: Of the clean images by the auxiliary branch, which serves them in training; None without split norms.
+        own: Of the clean images by the auxiliary branch, by which ARAT trains on them; None without split norms.
     """
 
     adv: Features

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 class Cost(Companion):
     """Processor seconds of an epoch's steps, over all threads, and the peak of memory so far.
 
-    The steps are attack, forward, backward and update; neither validation nor the test is among them. Memory is the
-    GPU's where training runs on one, and else the process's, with Python and its libraries.
+    The steps are attack, forward, backward and update; neither validation nor the test is among them, nor what an
+    analysis measures at an epoch's end; what it compares within steps is. Memory is the GPU's where training runs on
+    one, and else the process's, with Python and its libraries.
     """
 
     def __init__(self, session: "Session") -> None:
         super().__init__(session)
-        self.before, self.started = 0.0, time.process_time()
+        self.before = 0.0
+        self.started = self.now = time.process_time()
 
     @classmethod
     def wanted(cls, config: TrainConfig, method: Method) -> bool:
@@ -32,7 +34,10 @@ class Cost(Companion):
     def begin(self, epoch: int, resumed: bool) -> None:
         if not resumed:
             self.before = 0.0
-        self.started = time.process_time()
+        self.started = self.now = time.process_time()
+
+    def after_update(self, update: int, epoch: int) -> None:
+        self.now = time.process_time()
 
     def row(self) -> dict[str, Any]:
         return {"processor_seconds": self._seconds(), "peak_memory_mib": peak_memory(self.accelerator.device)}
@@ -44,7 +49,7 @@ class Cost(Companion):
         self.before = state["seconds"]
 
     def _seconds(self) -> float:
-        return self.before + time.process_time() - self.started
+        return self.before + self.now - self.started
 
 
 def peak_memory(device: torch.device) -> float:

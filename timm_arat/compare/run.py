@@ -16,7 +16,7 @@ import yaml
 
 from ..config import dump
 from ..engine.config import VARIANTS, TrainConfig, read_recipe
-from ..engine.identity import leaves
+from ..engine.identity import OF_THE_PLACE, leaves
 from .config import Run
 from .prediction import threads_of
 
@@ -168,9 +168,9 @@ def _reason(run: Run, code: int) -> str:
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
-    """What makes a result: neither where a run lies, nor on how many threads it ran."""
-    text = dump(replace(config, output=None, resume=False, threads=None), variants=VARIANTS)
-    return dict(leaves(yaml.safe_load(text)))
+    """What makes a result: neither where a run and its data lie, nor how it was read, shown and kept."""
+    text = dump(replace(config, output=None, resume=False), variants=VARIANTS)
+    return {name: value for name, value in leaves(yaml.safe_load(text)) if name not in OF_THE_PLACE}
 
 
 @contextmanager

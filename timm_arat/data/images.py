@@ -7,6 +7,7 @@ from typing import Any
 
 import psutil
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -43,6 +44,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         self.indices, self.labels = indices, source.labels[indices]
         self.fit, self.augment, self.native, self.mix, self.no_grid = fit, augment, native, mix, no_grid
         self.pixels: Tensor | None = None
+        self.was_pil = False
         self.name, self.split = "images", ""  # what a result calls them
 
     def __len__(self) -> int:
@@ -109,12 +111,18 @@ class Images(Dataset[tuple[Tensor, int]]):
                     )
                 return False
             pixels[index] = image
+        self.was_pil = self.native and isinstance(self._stored(0), Image)
         self.pixels, self.source = pixels, None
         return True
 
     def _stored(self, index: int) -> Any:
         if self.pixels is not None:
-            return self.pixels[index]
+            # timm's transforms resize Pillow's images otherwise than tensors: cached ones are not to be others.
+            if not self.was_pil:
+                return self.pixels[index]
+            from torchvision.transforms.functional import to_pil_image
+
+            return to_pil_image(self.pixels[index])
         assert self.source is not None
         image = self.source.images[int(self.indices[index])]
         return image if self.native else self.fit(image)

@@ -50,8 +50,9 @@ def check_transform(options: Mapping[str, Any], crop: str) -> None:
     for name in ("scale", "ratio"):
         if name in options:
             _check_range(f"data.transform.{name}", options[name])
-    if options.get("re_count", 1) < 1:
-        raise ValueError(f"data.transform.re_count={options['re_count']} is not at least 1")
+    count = options.get("re_count", 1)
+    if not (isinstance(count, int) and count >= 1):
+        raise ValueError(f"data.transform.re_count={count!r} is not a whole number of at least 1")
 
 
 def check_mixup(options: Mapping[str, Any], batch_size: int) -> None:
@@ -61,8 +62,8 @@ def check_mixup(options: Mapping[str, Any], batch_size: int) -> None:
         return
     _check_probabilities("data.mixup", options)
     for name in ("mixup_alpha", "cutmix_alpha"):
-        if options.get(name, 0) < 0:
-            raise ValueError(f"data.mixup.{name}={options[name]} is negative; 0 is off")
+        if not (_is_number(alpha := options.get(name, 0)) and alpha >= 0):
+            raise ValueError(f"data.mixup.{name}={alpha!r} is not a number of at least 0, which is off")
     mixes, cuts = bool(options.get("mixup_alpha")), bool(options.get("cutmix_alpha") or options.get("cutmix_minmax"))
     if not (mixes or cuts):
         raise ValueError("data.mixup mixes nothing: give mixup_alpha, cutmix_alpha or cutmix_minmax")

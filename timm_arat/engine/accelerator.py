@@ -2,7 +2,9 @@
 
 import os
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -45,6 +47,14 @@ def start(config: TrainConfig, folder: Path) -> Accelerator:
         threads = config.threads or max(1, cores() // local)
         torch.set_num_threads(threads)  # the launcher sets OMP_NUM_THREADS=1
     return accelerator
+
+
+def unscaled(accelerator: Accelerator) -> AbstractContextManager[Any]:
+    """The precision of a backward pass that is none of the optimizer's: fp16 would underflow without its loss scale."""
+    if accelerator.mixed_precision == "fp16":
+        return torch.autocast(accelerator.device.type, enabled=False)
+    found: AbstractContextManager[Any] = accelerator.autocast()
+    return found
 
 
 def check_engine(kind: DistributedType) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..files import put_in_place
 from . import generators
 from .identity import check_identity, identity
-from .optimizer import restore_schedule, schedule_state
 from .state import load_tree, save_tree
 
 if TYPE_CHECKING:
@@ -44,7 +43,8 @@ def room_for(session: "Session") -> int:
     weights = sum(t.numel() * t.element_size() for t in states)
     slots = 2 if "betas" in session.optimizer.defaults else 1  # averages that the optimizer keeps of each weight
     average = session.config.average.kind != "none"
-    each = weights * (1 + slots + average)
+    guarded = session.config.guard.every > 0  # which keeps weights and averages to go back to
+    each = weights * ((1 + slots) * (1 + guarded) + average)
     train = session.data.train
     assert train is not None
     # A warm start keeps two files of float16. Without augmentation, which would draw from the training's generators.
@@ -169,20 +169,26 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 
 def _states(session: "Session") -> dict[str, Any]:
-    scaler = session.accelerator.scaler
+    scaler, plateau = session.accelerator.scaler, _plateau(session)
     return {
         "method": dict(session.method.state_dict()),
         "optimizer": session.optimizer.state_dict(),
-        "schedule": schedule_state(session.schedule),
+        "schedule": plateau.state_dict() if plateau else {},
         "scaler": None if scaler is None else scaler.state_dict(),
         "companions": {type(each).__name__: each.state_dict() for each in session.companions},
     }
 
 
+def _plateau(session: "Session") -> Any:
+    """The schedule that remembers scores; the others are functions of time."""
+    return getattr(session.schedule, "lr_scheduler", None)
+
+
 def _restore(session: "Session", states: dict[str, Any]) -> None:
     session.method.load_state_dict(states["method"])
     session.optimizer.load_state_dict(states["optimizer"])
-    restore_schedule(session.schedule, states["schedule"])
+    if plateau := _plateau(session):
+        plateau.load_state_dict(states["schedule"])
     if session.accelerator.scaler is not None and states["scaler"] is not None:
         session.accelerator.scaler.load_state_dict(states["scaler"])
     for companion in session.companions:

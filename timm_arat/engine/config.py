@@ -91,6 +91,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise ValueError(f"lr={self.lr} is not above 0")
+        if self.warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs={self.warmup_epochs} is not at least 0")
         if self.accumulate < 1:
             raise ValueError(f"accumulate={self.accumulate} is not at least 1")
         if self.clip_grad is not None and not self.clip_grad > 0:
@@ -199,8 +201,19 @@ class TrainConfig:
                 "optimizer.schedule=plateau follows the validation score: hold images out with data.val_size, name a "
                 "data.val_split, or take another schedule"
             )
+        self._check_epochs()
         # Checked while the command line is read, so that a threat that cannot be is an error before anything is built.
         self.evaluated()
+
+    def _check_epochs(self) -> None:
+        """ValueError for what would begin after the last epoch."""
+        for name, first, off in (
+            ("optimizer.warmup_epochs", self.optimizer.warmup_epochs, not self.optimizer.warmup_epochs),
+            ("attack.warmup_epochs", self.attack.warmup_epochs, not self.attack.warmup_epochs),
+            ("awp.start_epoch", self.awp.start_epoch, not self.awp.gamma),
+        ):
+            if first >= self.epochs and not off:
+                raise ValueError(f"{name}={first} leaves nothing of epochs={self.epochs}: lower it, or train longer")
 
     def evaluated(self) -> EvaluationConfig:
         """The evaluation with the training threat where it does not say its own."""
@@ -213,8 +226,8 @@ VARIANTS = {"method": CONFIGS, "twin": CONFIGS}
 # without it a fine-tuning or a teacher would begin at random, with it weights that do not exist are an error.
 BELONGINGS = {
     "data.name": (
-        "data.root", "data.download", "data.train_split", "data.test_split", "data.num_classes", "data.input_key",
-        "data.target_key", "data.image_size", "data.in_chans",
+        "data.root", "data.download", "data.train_split", "data.val_split", "data.test_split", "data.num_classes",
+        "data.input_key", "data.target_key", "data.image_size", "data.in_chans",
     ),
     "model.name": ("model.kwargs", "model.init", "model.freeze_norms"),
     "teacher.name": ("teacher.kwargs",),
@@ -228,11 +241,5 @@ def read_recipe(recipe: str | Path, *words: str) -> TrainConfig:
     Raises:
         ValueError: it cannot be found, or a line or word of it cannot be used.
     """
-    return read(
-        TrainConfig,
-        ["--config", str(recipe), *words],
-        variants=VARIANTS,
-        belongings=BELONGINGS,
-        prog="",
-        description="",
-    )
+    words = ("--config", str(recipe), *words)
+    return read(TrainConfig, words, variants=VARIANTS, belongings=BELONGINGS, prog="", description="")

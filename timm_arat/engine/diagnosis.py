@@ -25,6 +25,7 @@ from .session import build_method
 from .state import load_tree
 
 FORMAT = "timm_arat.analysis/1"
+LAST = "weights/last.safetensors"
 BATCH = 250  # images at a time, of which the attack's random starts are drawn
 
 
@@ -43,7 +44,8 @@ def diagnose(
     """Everything that can be measured of `model`, as JSON holds it; see docs/analysis.md.
 
     A run's folder has its method with both branches and predictors: of its newest checkpoint, or else of its last
-    weights, where predictors are not saved and gradients are not compared. Of a model alone there are features only.
+    weights, where predictors are not saved and gradients are not compared. Features are those of the average, where
+    the run has one. Of a model alone there are features only.
 
     Args:
         model: A run's folder, or what `timm.create_model` takes.
@@ -72,8 +74,11 @@ def diagnose(
             method.to(place)
             fields |= {"method": method_name(config.method), "weights": source}
             if batches:
-                whole = source != "weights/last.safetensors" or not len(getattr(method, "predictors", ()))
+                whole = source != LAST or not len(getattr(method, "predictors", ()))
                 fields["conflict"] = _conflicts(method, loaded, config, batches, seed, official) if whole else None
+            if config.average.kind != "none" and source != LAST:  # what is evaluated and exported
+                weights.load(method.model, Path(model) / LAST)
+                fields["weights"] = f"{source}, and of the averaged weights in {LAST} the features"
             network, threat = method.network, config.evaluated()
             name, layers = (data or config.data).name, tuple(layers) or getattr(method, "layers", ())
             test: Any = data or loaded.test
@@ -96,14 +101,14 @@ def diagnose(
 def _method(config: TrainConfig, folder: Path) -> tuple[Method, Data, str]:
     """The method of a run with its trained weights, its data, and where in the folder the weights are from."""
     newest = checkpoint.newest(folder / "checkpoints")
-    last = folder / "weights" / "last.safetensors"
+    last = folder / LAST
     if newest is None and not last.is_file():
         raise ValueError(f"{folder} holds neither a checkpoint nor {last.name}: let its first epoch end")
     model, data = build_model(config)
     method = build_method(config, model)
     if newest is None:
         weights.load(method.model, last)
-        return method, data, "weights/last.safetensors"
+        return method, data, LAST
     method.load_state_dict(load_tree(newest / "training")["method"])
     return method, data, f"checkpoints/{newest.name}"
 

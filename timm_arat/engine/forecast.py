@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,6 +20,7 @@ from ..data import Data
 from .accelerator import start
 from .checkpoint import Position, room_for
 from .companions import COMPANIONS, Batch
+from .companions.warm_start import WarmStart
 from .config import AnalysisConfig, TrainConfig
 from .costs import Forecast, Passes
 from .log import Log
@@ -38,7 +40,8 @@ WITHSTAND = 0.5  # share of the images that is taken to; the others fall to APGD
 def forecast(config: TrainConfig, data: Data | None = None) -> Forecast:
     """Measure a few steps of `config`, of its last epoch, and count those of every kind of epoch that it has.
 
-    Analyses are left out: they come at the first step, which is measured, and then every so many.
+    Left out are analyses, which come at the first step, which is measured, and then every so many; what a guard
+    measures; the statistics of an average; and what compiling saves.
 
     Args:
         data: The data set of `config`, where it is open already.
@@ -49,8 +52,10 @@ def forecast(config: TrainConfig, data: Data | None = None) -> Forecast:
     for kind in COMPANIONS:
         kind.check(config)
     config = replace(config, analysis=AnalysisConfig())
-    with TemporaryDirectory() as folder:
-        session = _session(config, Path(folder), data)
+    with TemporaryDirectory() as own:
+        accelerator = start(config, Path(own))
+        (folder,) = broadcast_object_list([own])  # a warm start's files are shared
+        session = prepare(config, Path(folder), accelerator, COMPANIONS, lambda text: None, data)
         loop = Loop(session, Log(session.accelerator, Path(folder), config.log_every), Position())
         batch = _batch(session)
         passes = _passes(loop, batch)
@@ -65,7 +70,7 @@ def forecast(config: TrainConfig, data: Data | None = None) -> Forecast:
         )
         images = config.epochs * len(session.loader) * len(batch.x)  # of each process
         trained = sum(p.numel() * p.element_size() for p in session.method.parameters())
-        return Forecast(
+        found = Forecast(
             passes=mean,
             training=images * seconds / len(timed.x) * mean.cost / last,
             measuring=_measuring(session, batch),
@@ -73,6 +78,8 @@ def forecast(config: TrainConfig, data: Data | None = None) -> Forecast:
             memory=3 * trained + held / len(some.x) * len(batch.x),  # weights, gradients and the optimizer's averages
             disk=room_for(session),
         )
+        accelerator.wait_for_everyone()  # the main process removes the folder
+        return found
 
 
 def _first(batch: Batch, images: int) -> Batch:
@@ -130,11 +137,6 @@ def _watched(own: set[int]) -> Iterator[dict[str, int]]:
         yield held
 
 
-def _session(config: TrainConfig, folder: Path, data: Data | None) -> Session:
-    accelerator = start(config, folder)
-    return prepare(config, folder, accelerator, COMPANIONS, lambda text: None, data)
-
-
 def _batch(session: Session) -> Batch:
     x, *rest = next(iter(session.loader))
     return Batch(x.contiguous(memory_format=torch.channels_last), *rest)
@@ -149,6 +151,10 @@ def _passes(loop: Loop, batch: Batch) -> list[Passes]:
     for epoch in range(config.epochs):
         kind = config.attack.at_epoch(epoch).steps, epoch >= config.awp.start_epoch
         if kind not in known:
+            if loop.accelerator.is_main_process:
+                for companion in loop.companions:
+                    if isinstance(companion, WarmStart):
+                        companion.skip_to(epoch)
             loop.try_steps(epoch, [])  # what an epoch begins with is no part of its steps
             with counted(loop.method) as total:
                 loop.try_steps(epoch, [few], begun=True)
@@ -171,7 +177,7 @@ def _measuring(session: Session, batch: Batch) -> float:
     if "autoattack" in settings.attacks:
         mean = WITHSTAND * STANDARD_STEPS + (1 - WITHSTAND) * 100
         steps += int(min(test, settings.autoattack_images or test) * mean)
-    return steps * step
+    return steps * step / session.accelerator.num_processes
 
 
 def _timed(session: Session, work: Callable[[], object]) -> float:

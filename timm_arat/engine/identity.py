@@ -14,20 +14,21 @@ if TYPE_CHECKING:
 
 # Settings that a resumed run may have another value of: they take effect from there on, and nothing that was done under
 # the former one becomes wrong. Groups end in a dot.
-MAY_CHANGE = (
-    "epochs", "evaluation.", "analysis.", "twin.", "twin", "output", "resume", "threads", "compile", "log_every",
-    "half", "trackers", "checkpoint_minutes", "keep_checkpoints", "data.root", "data.download", "data.workers",
-    "data.cache",
+OF_THE_PLACE = (  # of these, those that are of the machine and make no other result
+    "output", "resume", "threads", "log_every", "trackers", "checkpoint_minutes", "keep_checkpoints", "data.root",
+    "data.download", "data.workers", "data.cache",
 )  # fmt: skip
+MAY_CHANGE = ("epochs", "evaluation.", "analysis.", "twin.", "twin", "compile", "half", *OF_THE_PLACE)
 
 
 def identity(session: "Session") -> dict[str, Any]:
-    """The settings that may not change, the images behind them, and the number of processes; as JSON holds it."""
+    """The settings that may not change, the images behind them, precision and number of processes; as JSON holds it."""
     return {
         "settings": _settings(session.config),
         "training_images": _digest(session.data.train),
         "validation_images": _digest(session.data.val),
         "processes": session.accelerator.num_processes,
+        "precision": session.accelerator.mixed_precision,  # what `auto` has become
     }
 
 
@@ -46,9 +47,9 @@ def check_identity(there: Mapping[str, Any], here: Mapping[str, Any], config: Tr
         if was.get(key) != now.get(key)
     ]
     differ += [
-        f"the {key.replace('_', ' ')} were {there[key]} and are {here[key]}"
-        for key in ("training_images", "validation_images", "processes")
-        if there[key] != here[key]
+        f"the {key.replace('_', ' ')} was {there[key]} and is {here[key]}"
+        for key in ("training_images", "validation_images", "processes", "precision")
+        if there.get(key, here[key]) != here[key]
     ]
     if differ:
         raise ValueError(

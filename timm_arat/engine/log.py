@@ -48,22 +48,11 @@ class Log:
         if not done:
             self.sums, self.count, self.images, self.before = {}, 0, 0, 0.0
         self.started = self.told = time.monotonic()
-        self.title, self.steps, self.first, self.done = (
-            f"epoch {epoch + 1:{len(str(epochs))}d}/{epochs}",
-            steps,
-            done,
-            done,
-        )
+        self.title = f"epoch {epoch + 1:{len(str(epochs))}d}/{epochs}"
+        self.steps, self.first, self.done = steps, done, done
         if self.accelerator.is_main_process:
-            self.bar = tqdm(
-                total=steps,
-                initial=done,
-                desc=self.title,
-                unit="step",
-                disable=not sys.stderr.isatty(),
-                leave=False,
-                dynamic_ncols=True,
-            )
+            shown = {"unit": "step", "disable": not sys.stderr.isatty(), "leave": False, "dynamic_ncols": True}
+            self.bar = tqdm(total=steps, initial=done, desc=self.title, **shown)
 
     def step(self, terms: dict[str, Tensor], images: int, lr: float, step: int) -> None:
         """Take in the terms of one step (scalars; 'output' is left out); `images` over all processes."""
@@ -91,11 +80,10 @@ class Log:
             self.bar.close()
             self.bar = None
         means = {name: float(total) / max(1, self.count) for name, total in self.sums.items()}
-        self.accelerator.log(
-            {f"epoch/{name}": value for name, value in row.items() if isinstance(value, float)}, step=step
-        )
+        full = {**row, **means}
+        numbers = {f"epoch/{name}": value for name, value in full.items() if isinstance(value, int | float)}
+        self.accelerator.log(numbers, step=step)
         if self.accelerator.is_main_process:
-            full = {**row, **means}
             append_row(self.summary, full)
         terms = {name: value for name, value in means.items() if not name.startswith(SHORT)}
         shown = ", ".join(f"{k[4:].replace('_', ' ')} {100 * v:.1f}" for k, v in row.items() if k.startswith("val_"))

@@ -46,6 +46,9 @@ def check_name(name: str, section: str) -> None:
 def create(settings: ModelConfig, section: str, input_size: tuple[int, int, int], num_classes: int) -> nn.Module:
     """The network of one section of the recipe, for images of `input_size` (C, H, W)."""
     name = _timm_name(settings.name)
+    for argument, setting in (("num_classes", "data.num_classes"), ("in_chans", "data.in_chans")):
+        if argument in settings.kwargs:
+            raise ValueError(f"{section}.kwargs.{argument}: the data decide it; set {setting}, or leave it out")
     kwargs = {"num_classes": num_classes, "in_chans": input_size[0], **settings.kwargs}
     target: dict[str, Any] = {"input_size": input_size, "num_classes": num_classes}
     if settings.pretrained:

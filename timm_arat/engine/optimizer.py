@@ -22,6 +22,8 @@ def build_optimizer(config: TrainConfig, method: Method) -> torch.optim.Optimize
         raise ValueError(
             f"optimizer.name: timm knows no {settings.name!r}; {nearest(settings.name, map(str, list_optimizers()), 3)}"
         )
+    if settings.name == "adahessian":
+        raise ValueError("optimizer.name=adahessian needs second derivatives, which a training step does not keep")
     kwargs = dict(settings.kwargs)
     fuses = "fused" in inspect.signature(get_optimizer_class(settings.name, bind_defaults=False)).parameters
     if fuses and method.network.mean.device.type in ("cpu", "cuda"):
@@ -36,8 +38,8 @@ def build_optimizer(config: TrainConfig, method: Method) -> torch.optim.Optimize
             filter_bias_and_bn=not settings.decay_all,
             **kwargs,
         )
-    except TypeError as error:
-        raise ValueError(f"optimizer.kwargs {settings.kwargs} do not fit {settings.name}: {error}") from error
+    except (TypeError, AssertionError) as error:  # the latter of optimizers that need a GPU
+        raise ValueError(f"optimizer {settings.name} with kwargs {settings.kwargs} cannot be built: {error}") from error
 
 
 class _Grouped(nn.Module):
@@ -100,15 +102,3 @@ def build_schedule(config: TrainConfig, optimizer: Any, updates: int) -> Schedul
     if schedule is None:
         raise ValueError(f"optimizer.schedule={settings.schedule!r} is none of {known}")
     return schedule
-
-
-def schedule_state(schedule: Scheduler) -> dict[str, Any]:
-    """What a resume needs of a schedule: nothing, for it is a function of time; but plateau remembers scores."""
-    found: dict[str, Any] = schedule.lr_scheduler.state_dict() if hasattr(schedule, "lr_scheduler") else {}
-    return found
-
-
-def restore_schedule(schedule: Scheduler, state: dict[str, Any]) -> None:
-    """Stand where `schedule_state` was taken."""
-    if state:
-        schedule.lr_scheduler.load_state_dict(state)  # type: ignore[attr-defined]  # plateau's has it

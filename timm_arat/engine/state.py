@@ -9,15 +9,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 # Keys that stand for what JSON has no word for.
-_TENSOR, _ORDER, _TUPLE, _ITEMS = "$tensor", "$order", "$tuple", "$items"
+_TENSOR, _ORDER, _TUPLE, _ITEMS, _DTYPE = "$tensor", "$order", "$tuple", "$items", "$dtype"
 
 
 def save_tree(tree: Any, path: Path) -> None:
     """Write `tree` to `path`.json and `path`.safetensors.
 
-    It may hold tensors, numbers, text, None, and lists, tuples and dictionaries of these. The order in which a tensor
-    lies in memory comes back too: fused optimizers walk through a weight and its momentum side by side, whatever their
-    strides say.
+    It may hold tensors, their dtypes, numbers, text, None, and lists, tuples and dictionaries of these. The order in
+    which a tensor lies in memory comes back too: fused optimizers walk through a weight and its momentum side by side,
+    whatever their strides say.
 
     Raises:
         TypeError: it holds something else.
@@ -54,6 +54,8 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, (list, tuple)):
         found = [_packed(each, f"{name}/{number}", tensors) for number, each in enumerate(value)]
         return {_TUPLE: found} if isinstance(value, tuple) else found
+    if isinstance(value, torch.dtype):
+        return {_DTYPE: str(value).removeprefix("torch.")}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"{name} is a {type(value).__name__}, which a checkpoint does not hold")
@@ -67,6 +69,8 @@ def _unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
     if _TENSOR in value:
         found, order = tensors[value[_TENSOR]], value.get(_ORDER)
         return found if order is None else found.permute([order.index(dim) for dim in range(found.ndim)])
+    if _DTYPE in value:
+        return getattr(torch, value[_DTYPE])
     if _TUPLE in value:
         return tuple(_unpacked(each, tensors) for each in value[_TUPLE])
     if _ITEMS in value:

@@ -3,7 +3,7 @@
 import errno
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ..config import dump
 from ..evaluation import Robustness
 from ..evaluation._where import command_line
 from ..files import write_text
-from ..methods import method_class, method_name
+from ..methods import Frozen, method_class, method_name
 from . import checkpoint
 from .accelerator import start, where
 from .companions import COMPANIONS, Companion
@@ -23,7 +23,7 @@ from .finish import announce, finish
 from .lock import locked
 from .log import Log
 from .loop import Interrupted, Loop
-from .session import prepare
+from .session import Session, prepare
 
 
 def train(config: TrainConfig, companions: Sequence[type[Companion]] = ()) -> list[Robustness]:
@@ -39,12 +39,12 @@ def train(config: TrainConfig, companions: Sequence[type[Companion]] = ()) -> li
     kinds = (*COMPANIONS, *companions)
     for kind in kinds:
         kind.check(config)
+    for each in _both(config):
+        _check_teacher(each)
     output = config.output or _folder(config)
     config = replace(config, output=output)
     try:
-        results = [_run(config, kinds)]
-        if config.twin is not None:
-            results.append(_run(twin_of(config), kinds))
+        results = [_run(each, kinds) for each in _both(config)]
     except (Interrupted, KeyboardInterrupt):
         # In the loop a signal leaves a checkpoint first; after it, the evaluation keeps its own state.
         raise Interrupted(output) from None
@@ -100,7 +100,7 @@ def _train(
         f"{len(session.images)} training images of {height}x{width} pixels, "
         f"{len(session.loader)} steps an epoch; {where(accelerator)}; to {folder}"
     )
-    for note in filter(None, (*session.data.notes, announce(session))):
+    for note in filter(None, (*session.data.notes, announce(session), _random_teacher(session))):
         log.say(note)
     if newest:
         log.say(f"resumed from {newest}")
@@ -111,14 +111,46 @@ def _train(
     return results
 
 
+def _random_teacher(session: Session) -> str:
+    """What a person should know of a teacher that knows nothing and does not learn."""
+    name, teacher = session.config.teacher.name, getattr(session.method, "teacher", None)
+    if not isinstance(teacher, Frozen) or session.config.teacher.pretrained:
+        return ""
+    return f"WARNING: the teacher {name} has random weights and is not trained: set teacher.pretrained for its weights"
+
+
+def _both(config: TrainConfig) -> Iterator[TrainConfig]:
+    """The run, and its twin if it has one; of the two, those that have a use for the teacher get it."""
+    if config.twin is None:
+        yield config
+        return
+    twin = twin_of(config)
+    yield replace(config, teacher=ModelConfig(name="")) if twin.teacher.name and not _needs_teacher(config) else config
+    yield twin
+
+
 def twin_of(config: TrainConfig) -> TrainConfig:
     """The run of the twin, with the teacher only where it has a use for one."""
-    needed = method_class(method_name(config.twin)).needs_teacher(config.twin)
-    teacher = config.teacher if needed else ModelConfig(name="")
     output = f"{config.output}/twin"
     # A run that was stopped before its twin began has nothing there to resume from.
     resume = config.resume and checkpoint.newest(Path(output) / "checkpoints") is not None
-    return replace(config, method=config.twin, twin=None, teacher=teacher, output=output, resume=resume)
+    twin = replace(config, method=config.twin, twin=None, output=output, resume=resume)
+    return twin if _needs_teacher(twin) else replace(twin, teacher=ModelConfig(name=""))
+
+
+def _needs_teacher(config: TrainConfig) -> bool:
+    return method_class(method_name(config.method)).needs_teacher(config.method)
+
+
+def _check_teacher(config: TrainConfig) -> None:
+    """ValueError, before anything is loaded, unless there is a teacher where one is needed and nowhere else."""
+    if _needs_teacher(config) != bool(config.teacher.name):
+        name = method_name(config.method)
+        raise ValueError(
+            f"teacher.name: {name} has no use for a teacher: leave it out"
+            if config.teacher.name
+            else f"teacher.name: {name} needs a second network: give its name, or a finished run's folder"
+        )
 
 
 def _folder(config: TrainConfig) -> str:

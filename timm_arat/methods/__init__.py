@@ -2,6 +2,7 @@
 
 _base      the two verbs of a step, and what becomes of a method's networks
 _early     a part of a loss that is differentiated before the rest
+_frozen    a network that is only used
 _divergence, _split, _features   what several methods share: TRADES' attack, the setting split_norm, a representation
 _table     how settings are entered in the table, and found
 configs    the table: settings and names

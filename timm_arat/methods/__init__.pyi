@@ -1,6 +1,6 @@
-from ._base import Frozen as Frozen
 from ._base import Method as Method
 from ._base import Terms as Terms
+from ._frozen import Frozen as Frozen
 from ._table import method_class as method_class
 from ._table import method_name as method_name
 from .advprop import AdvProp as AdvProp

@@ -8,11 +8,13 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..attacks import PGD, CrossEntropy, Objective, check, climb, ready
 from ..fold import Plan
 from ..norm import batch_norms, split_norms
 from ..pixels import in_pixels
+from ._frozen import Frozen
 
 Self = TypeVar("Self", bound="Method")
 
@@ -75,6 +77,7 @@ class Method(nn.Module):
 
     Config: ClassVar[Callable[..., Any]]
     attacks: ClassVar[bool] = True  # whether it trains on adversarial images at all
+    deploys_attacked: ClassVar[bool] = True  # whether the branch that is attacked is the one that is exported
     trained_along: ClassVar[tuple[str, ...]] = ()
     needs_clean_accuracy = False
     config: Any
@@ -170,12 +173,17 @@ class Method(nn.Module):
         Their affine parameters get no gradient and they normalise by their running statistics, which no longer move.
 
         Raises:
-            ValueError: the backbone has no BatchNorm of a branch.
+            ValueError: the backbone has no BatchNorm of a branch, or the attack uses the batch's statistics.
         """
         norms: dict[str, list[nn.Module]] = {
             "main": [norm for _, norm in batch_norms(self.model)],
-            "aux": [norm.aux_bn[0] for _, norm in split_norms(self.model)],
+            "aux": [aux for _, norm in split_norms(self.model) if isinstance(aux := norm.aux_bn[0], _BatchNorm)],
         }
+        if self.attacks and self.attack.norm_mode != "eval":
+            raise ValueError(
+                f"attack.norm_mode={self.attack.norm_mode} normalises by the batch's statistics, and frozen norms by "
+                "those that they have: take norm_mode=eval, or freeze none"
+            )
         for branch in branches:
             if not norms[branch]:
                 raise ValueError(f"{type(self.model).__name__} has no BatchNorm in its {branch} branch to freeze")
@@ -209,23 +217,6 @@ class Method(nn.Module):
             if isinstance(each, Frozen):
                 each.module._apply(fn)
         return super()._apply(fn, recurse)
-
-
-class Frozen:
-    """A network that a method only uses, in eval mode and without gradients: nobody's submodule, shared by copies.
-
-    Its weights are in no state dict, average or export, and it is no parameter of the optimizer.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module.eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def __call__(self, *args: Any) -> Any:
-        return self.module(*args)
-
-    def __deepcopy__(self, memo: Any) -> "Frozen":
-        return self
 
 
 def _untargeted(attack: PGD) -> PGD:

@@ -24,6 +24,7 @@ class AdvProp(Method):
         ValueError: the model has no norm of the kind to split.
     """
 
+    deploys_attacked = False
     Config = AdvPropConfig
     config: AdvPropConfig
 

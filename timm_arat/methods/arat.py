@@ -12,9 +12,10 @@ from ..attacks import PGD, check, search
 from ..losses import stop_grad_cosine, symmetric_cosine
 from ..norm import batch_norms, check_split_norm, norm_branch
 from ..taps import paper_layers, tap, tap_dims
-from ._base import Frozen, Method, Terms, accuracy, precise
+from ._base import Method, Terms, accuracy, precise
 from ._early import Early
 from ._features import Features
+from ._frozen import Frozen
 from ._split import split
 from .configs import ARATConfig
 

@@ -11,8 +11,9 @@ from ..losses import angular_distance
 from ..modes import evaluating
 from ..pixels import in_pixels
 from ..taps import tap, tap_dims
-from ._base import Frozen, Method, Terms, accuracy, precise
+from ._base import Method, Terms, accuracy, precise
 from ._features import Features
+from ._frozen import Frozen
 from .configs import ARRESTConfig
 
 
@@ -94,3 +95,8 @@ class ARREST(Method):
                 "kwargs, or set from_teacher=False and start from weights of the model's own (in a recipe, "
                 f"model.pretrained): {str(error).splitlines()[-1].strip()}"
             ) from error
+        # The weights are made for pixels that are normalised as the teacher's.
+        mine: Any = self.model.pretrained_cfg
+        theirs: Any = teacher.pretrained_cfg
+        mine.update({key: theirs[key] for key in ("mean", "std")})
+        self.network = in_pixels(self.model)

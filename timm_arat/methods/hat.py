@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from ..losses import prediction_divergence
 from ..pixels import in_pixels
-from ._base import Frozen, Terms, accuracy, precise
+from ._base import Terms, accuracy, precise
 from ._divergence import DivergenceAttack
+from ._frozen import Frozen
 from .configs import HATConfig
 
 

@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     Attributes:
         x: Images NxCxHxW in [0, 1], augmented.
         y: Classes N, or the share of each class NxK.
-        numbers: Numbers of the images in the training split, N, on the CPU; None unless a companion `needs_places`.
+        numbers: Numbers of the images in the training split, N; None unless a companion `needs_places`.
         grid: Where each pixel of `x` comes from, Nx1xHxW, see `Images.grid`; likewise.
     """
 
@@ -69,16 +69,16 @@ class Companion:
     def after_update(self, update: int, epoch: int) -> None:
         """After optimizer step `update` (from 1, over the whole run) of `epoch`."""
 
-    def before_save(self) -> None:
-        """Before a checkpoint, for what lies outside of it."""
+    def row(self) -> dict[str, Any]:
+        """What the epoch's row of summary.jsonl gets."""
+        return {}
 
     def candidate(self, method: Method) -> Method:
         """The weights to validate, save and export in the place of those of `method`, after an epoch."""
         return method
 
-    def row(self) -> dict[str, Any]:
-        """What the epoch's row of summary.jsonl gets."""
-        return {}
+    def before_save(self) -> None:
+        """Before a checkpoint, for what lies outside of it."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs: tensors, numbers, text, and lists and dictionaries of these."""

@@ -19,6 +19,8 @@ from ...files import append_row
 from ...methods import Method
 from ...modes import evaluating
 from ...norm import branch_if_split
+from ...taps import tap_dims
+from ..accelerator import unscaled
 from ..config import TrainConfig
 from ._base import Batch, Companion
 
@@ -45,6 +47,7 @@ class Analysis(Companion):
         self.config, self.path = config.analysis, session.folder / FILE
         layers = self.config.layers or getattr(self.method, "layers", ())
         self.layers = tuple(layers)
+        tap_dims(self.method.model, self.layers, in_chans=session.config.data.in_chans)  # a wrong name is an error here
         # At the full eps during a warm-up too, so that epochs can be compared.
         self.attack_by = PGD(norm=config.attack.norm, eps=config.attack.radius, steps=self.config.steps)
         self.images = _images(session, self.config.images)
@@ -61,6 +64,7 @@ class Analysis(Companion):
         self.epoch = epoch
         if not resumed:
             self._forget()
+            self.update = epoch * self.session.updates  # where analysis was switched on later, too
 
     def around_step(self, batch: Batch, x: Tensor, x_adv: Tensor) -> AbstractContextManager[Any]:
         """Compare the gradients where it is due; of accumulated batches, on the first."""
@@ -109,13 +113,10 @@ class Analysis(Companion):
 
     def _compare(self, batch: Batch, x: Tensor, x_adv: Tensor) -> None:
         started, many = time.perf_counter(), self.accelerator.num_processes > 1
-        # Without a loss scale gradients would underflow in fp16.
-        half = self.accelerator.mixed_precision == "fp16"
-        precision = torch.autocast(x.device.type, enabled=False) if half else self.accelerator.autocast()
         # A compiled network may drop what the backward pass of a second term still needs.
         eager: Any = nullcontext() if self.session.config.compile == "off" else torch.compiler.set_stance("force_eager")
         try:
-            with precision, eager:
+            with unscaled(self.accelerator), eager:
                 found = conflict(
                     self.method, x, batch.y, x_adv, official=self.config.official,
                     reduce=(lambda t: self.accelerator.reduce(t, "mean")) if many else None,

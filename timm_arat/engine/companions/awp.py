@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...analysis.untouched import untouched
 from ...methods import Method
+from ..accelerator import unscaled
 from ..config import TrainConfig
 from ._base import Batch, Companion
 
@@ -60,7 +61,7 @@ class AWP(Companion):
 
     def _offsets(self, batch: Batch, x: Tensor, x_adv: Tensor) -> list[Tensor]:
         """gamma ||w|| g / ||g|| for the gradient g of the method's loss at each weight w; zero where g is."""
-        with self.accelerator.autocast(), untouched(self.method):
+        with unscaled(self.accelerator), untouched(self.method):
             loss = self.method.terms(x, batch.y, x_adv).loss()
             # In here: a backward pass refuses statistics that were written to after its forward.
             grads = torch.autograd.grad(loss, self.weights, allow_unused=True)

@@ -66,6 +66,11 @@ class Guard(Companion):
             raise ValueError(
                 f"guard.every={guard.every}: method.name={name} has no attack to guard; leave one of the two out"
             )
+        if not method_class(name).deploys_attacked:
+            raise ValueError(
+                f"guard.every={guard.every}: it measures the branch that is deployed, and {name} attacks the other "
+                "one: leave guard out"
+            )
         if guard.steps < config.attack.steps:
             raise ValueError(
                 f"guard.steps={guard.steps} is below attack.steps={config.attack.steps}: the guard would measure and "

@@ -45,6 +45,7 @@ class WarmStart(Companion):
         self.folder, images = session.folder, session.data.train
         assert images is not None
         channels, height, width = images.plain()[0][0].shape
+        self.path_after: Path | None = None
         self.shape = (len(images), channels, height * width)
         self.size = 2 * len(images) * channels * height * width  # bytes of one file
 
@@ -80,19 +81,24 @@ class WarmStart(Companion):
             self._advance(epoch)
         self.accelerator.wait_for_everyone()
         self.before, self.after = self._open(epoch), self._open(epoch + 1)
-        self.epoch = epoch
+        self.epoch, self.path_after = epoch, self._path(epoch + 1)
+
+    def skip_to(self, epoch: int) -> None:
+        """Let `epoch` begin where the one that began last ends, on the main process: to try single epochs."""
+        if self.path_after is not None:
+            self.path_after.rename(self._path(epoch))
 
     def start(self, batch: Batch) -> Tensor:
         """What is stored for these images: in their shape, not projected, NaN where nothing is known."""
         assert batch.numbers is not None and batch.grid is not None
         x = batch.x
-        padded = F.pad(self.before[batch.numbers].to(x.device), (1, 0), value=torch.nan)
+        padded = F.pad(self.before[batch.numbers.cpu()].to(x.device), (1, 0), value=torch.nan)
         return x + padded.gather(2, _expanded(batch.grid, x.shape[1])).view_as(x)
 
     def around_step(self, batch: Batch, x: Tensor, x_adv: Tensor) -> AbstractContextManager[Any]:
-        """Store what the attack found."""
+        """Store what the method trains on, less the image: what the attack found, or ARREST's noise in its place."""
         assert batch.numbers is not None and batch.grid is not None
-        self.keep(x_adv - x, batch.numbers, batch.grid)
+        self.keep(x_adv - x, batch.numbers.cpu(), batch.grid)
         return nullcontext()
 
     def keep(self, delta: Tensor, index: Tensor, grid: Tensor) -> None:
