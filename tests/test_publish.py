@@ -242,9 +242,9 @@ def test_of_two_publishers_the_second_is_told(folder, env):
 from huggingface_hub import HfApi
 from timm_arat.hub import _publish
 look = _publish._operations
-def meanwhile(api, folder, repo_id, head):
+def meanwhile(api, folder, card, repo_id, head):
     api.upload_file(path_or_fileobj=b"theirs", path_in_repo="theirs.txt", repo_id=repo_id)
-    return look(api, folder, repo_id, head)
+    return look(api, folder, card, repo_id, head)
 _publish._operations = meanwhile
 try:
     _publish.publish("{folder}")
