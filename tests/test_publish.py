@@ -517,16 +517,6 @@ def _revision(folder: Path) -> str:
     return str(json.loads((folder / "hub.json").read_text())["revision"])
 
 
-def test_publishing_elsewhere_renders_the_card_for_there(folder, hub, env):
-    assert publish(folder, env, "--repo_id", "tester/elsewhere").returncode == 0
-    assert "hf-hub:tester/elsewhere" in (folder / "README.md").read_text()
-    code = (
-        "from huggingface_hub import hf_hub_download as get; print(open(get('tester/elsewhere', 'README.md')).read())"
-    )
-    assert "hf-hub:tester/elsewhere" in python("-c", code, **env).stdout
-    assert json.loads((folder / "hub.json").read_text())["repo_id"] == "tester/elsewhere"
-
-
 def test_nothing_known_is_lost_with_the_second_branch(run, folder):
     model = timm_arat.convert_split_norm(timm.create_model(f"local-dir:{folder}", pretrained=True))
     model.load_state_dict(load_file(folder / "model.safetensors") | load_file(folder / "aux_norm.safetensors"))
