@@ -163,7 +163,7 @@ def test_a_training_is_bitwise_the_one_without_and_the_command_reads_it(tmp_path
     small = ["--images", "20", "--batches", "2", "--steps", "2", "--output", str(tmp_path / "out")]
     monkeypatch.setattr("sys.argv", ["diagnose.py", *runs, model, *small])
     with monkeypatch.context() as patch:
-        patch.setattr("sys.argv", ["diagnose.py", *runs, "--data.test_split", "train"])
+        patch.setattr("sys.argv", ["diagnose.py", *runs, "--data.image_size", "8"])
         with pytest.raises(SystemExit):
             main()
         assert "give --data.name, too" in capsys.readouterr().err

@@ -104,7 +104,7 @@ def test_unknown_optimizer_and_schedule_are_errors(tmp_path):
     method = small()
     with pytest.raises(ValueError, match="adamw"):
         build_optimizer(tiny(tmp_path, optimizer=OptimizerConfig(name="adamww")), method)
-    with pytest.raises(ValueError, match="optimizer.kwargs .*'beta': 0.9.* do not fit sgd"):
+    with pytest.raises(ValueError, match="optimizer.kwargs .*'beta': 0.9.* do not fit sgd here"):
         build_optimizer(tiny(tmp_path, optimizer=OptimizerConfig(kwargs={"beta": 0.9})), method)
     good = tiny(tmp_path)
     with pytest.raises(ValueError, match="cosine"):

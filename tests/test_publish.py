@@ -320,7 +320,7 @@ def test_the_card_says_what_the_json_says(folder):
     assert str(folder.parent) not in text
     # Its own twin: the same numbers twice, and no difference.
     assert f"| clean (n=20) | {100 * results.clean.accuracy:.1f} | {100 * results.clean.accuracy:.1f} | +0.0%" in text
-    assert re.search(r"1 epoch, seed 0, \d+ seconds, 0.0 core hours\\.", text)
+    assert re.search(r"1 epoch, seed 0, \d+ seconds, 0.0 core hours\.", text)
     assert "![Accuracy on held-out images by epoch](training.png)" in text
     assert (folder / "training.png").stat().st_size > 5000
 

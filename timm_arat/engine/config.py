@@ -201,19 +201,26 @@ class TrainConfig:
                 "optimizer.schedule=plateau follows the validation score: hold images out with data.val_size, name a "
                 "data.val_split, or take another schedule"
             )
-        self._check_epochs()
+        if self.optimizer.warmup_prefix and self.optimizer.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"optimizer.warmup_prefix: warmup_epochs={self.optimizer.warmup_epochs} leaves no epoch of "
+                f"epochs={self.epochs} for the schedule behind it"
+            )
         # Checked while the command line is read, so that a threat that cannot be is an error before anything is built.
         self.evaluated()
 
-    def _check_epochs(self) -> None:
-        """ValueError for what would begin after the last epoch."""
-        for name, first, off in (
-            ("optimizer.warmup_epochs", self.optimizer.warmup_epochs, not self.optimizer.warmup_epochs),
-            ("attack.warmup_epochs", self.attack.warmup_epochs, not self.attack.warmup_epochs),
-            ("awp.start_epoch", self.awp.start_epoch, not self.awp.gamma),
-        ):
-            if first >= self.epochs and not off:
-                raise ValueError(f"{name}={first} leaves nothing of epochs={self.epochs}: lower it, or train longer")
+    def notes(self) -> list[str]:
+        """What a person should know of the settings: what is asked for and comes after the last epoch."""
+        late = {
+            "optimizer.warmup_epochs": self.optimizer.warmup_epochs,
+            "attack.warmup_epochs": self.attack.warmup_epochs,
+            "awp.start_epoch": self.awp.start_epoch if self.awp.gamma else 0,
+        }
+        return [
+            f"WARNING: {name}={first} is not below epochs={self.epochs}: what comes after it is never reached"
+            for name, first in late.items()
+            if first >= self.epochs
+        ]
 
     def evaluated(self) -> EvaluationConfig:
         """The evaluation with the training threat where it does not say its own."""

@@ -39,7 +39,7 @@ def build_optimizer(config: TrainConfig, method: Method) -> torch.optim.Optimize
             **kwargs,
         )
     except (TypeError, AssertionError) as error:  # the latter of optimizers that need a GPU
-        raise ValueError(f"optimizer {settings.name} with kwargs {settings.kwargs} cannot be built: {error}") from error
+        raise ValueError(f"optimizer.kwargs {settings.kwargs} do not fit {settings.name} here: {error}") from error
 
 
 class _Grouped(nn.Module):

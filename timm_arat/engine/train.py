@@ -100,7 +100,7 @@ def _train(
         f"{len(session.images)} training images of {height}x{width} pixels, "
         f"{len(session.loader)} steps an epoch; {where(accelerator)}; to {folder}"
     )
-    for note in filter(None, (*session.data.notes, announce(session), _random_teacher(session))):
+    for note in filter(None, (*config.notes(), *session.data.notes, announce(session), _random_teacher(session))):
         log.say(note)
     if newest:
         log.say(f"resumed from {newest}")
