@@ -155,7 +155,8 @@ def test_mcnemar_is_the_exact_binomial():
 
 def test_difference_and_its_interval_follow_the_pairs():
     paired = mcnemar(score([True] * 60 + [False] * 40), score([True] * 50 + [False] * 50))
-    assert (paired.n, paired.only_a, paired.only_b) == (100, 10, 0)
+    assert (paired.n, paired.both, paired.only_a, paired.only_b) == (100, 50, 10, 0)
+    assert (paired.a, paired.b) == (0.6, 0.5)
     low, high = paired.interval
     assert paired.difference == 0.1 and 0 < low < 0.1 < high
 

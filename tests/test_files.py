@@ -158,7 +158,7 @@ def test_a_last_row_without_its_newline_counts_and_stays(tmp_path):
 def test_an_unreadable_line_in_the_middle_is_named(tmp_path, line):
     path = tmp_path / "summary.jsonl"
     path.write_text(f'{{"epoch": 1}}\n{line}\n{{"epoch": 3}}\n')
-    with pytest.raises(ValueError, match=r"summary\.jsonl, line 2: wanted a JSON object with an epoch"):
+    with pytest.raises(ValueError, match=r"summary\.jsonl, line 2: wanted a JSON object with epoch"):
         read_rows(path)
 
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import timm_arat
 from timm_arat.data import DataConfig
 from timm_arat.evaluation._autoattack import MARGIN, describe
+from timm_arat.evaluation._model import open_model
 from timm_arat.evaluation._place import beside
 from timm_arat.hub import _assemble
 from timm_arat.hub.__main__ import main
@@ -171,10 +172,16 @@ def test_a_second_call_changes_nothing_and_a_change_is_the_next_version(folder, 
     uploads = sum(method == "PUT" for method, _ in hub.server.requests)
     done = publish(folder, env)
     assert done.returncode == 0 and json.loads((folder / "hub.json").read_text()) | {"url": ""} == first | {"url": ""}
+    assert publish(folder, env, "--tag", "v1").returncode == 0, "it is the tag of just this"
     assert sum(method == "PUT" for method, _ in hub.server.requests) == uploads, "the weights were sent again"
 
     with (folder / "training.yaml").open("a") as file:
         file.write("# a remark\n")
+    commits = sum("/commit/" in path for _, path in hub.server.requests)
+    done = publish(folder, env, "--tag", "v1")
+    assert done.returncode and "has a tag v1 on another commit: give another one" in said(done)
+    assert sum("/commit/" in path for _, path in hub.server.requests) == commits > 0, "refused before it was sent"
+    assert json.loads((folder / "hub.json").read_text())["revision"] == first["revision"]
     assert publish(folder, env).returncode == 0
     second = json.loads((folder / "hub.json").read_text())
     assert second["tag"] == "v2" and second["revision"] != first["revision"]
@@ -364,6 +371,11 @@ def test_what_came_before_a_run_counts_from_the_first_weights_on(tmp_path):
     assert before(run("robust", "clean", 100)) == {"epochs": 2, "seconds": 30}
     assert before(run("continued", "robust", 1)) == {"epochs": 3, "seconds": 130}
     assert before({"started_from": "resnet18.a1_in1k"}) is None
+    file = tmp_path / "robust" / "model" / "config.json"  # as published, and continued where no earlier run is
+    config = json.loads(file.read_text())
+    config["training"] |= {"started_from": "gone", "before": {"epochs": 7, "seconds": 70.0}}
+    file.write_text(json.dumps(config))
+    assert before({"started_from": str(tmp_path / "robust")}) == {"epochs": 8, "seconds": 170.0}
 
 
 def test_the_card_calls_no_other_autoattack_the_standard_one(folder):
@@ -429,6 +441,7 @@ def test_an_assembled_folder_takes_more_images_and_a_twin_and_nothing_that_belon
         "not over what the card speaks of"
     )
     assert beside(str(run), "results.json") == run / "results.json"
+    assert open_model(folder)[1] == folder.name
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     replace(results, weights="0" * 32).save(more)
     with pytest.raises(ValueError, match="of other weights than those in"):
@@ -499,22 +512,6 @@ def test_a_dry_run_for_another_repository_writes_nothing(folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     assert check(folder, "other/name") == "other/name"
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
-
-
-def test_a_tag_that_is_taken_leaves_the_repository_as_it_is(folder, hub, env):
-    assert publish(folder, env).returncode == 0
-    assert publish(folder, env, "--tag", "v1").returncode == 0, "nothing has changed"
-    before = json.loads((folder / "hub.json").read_text())
-    with (folder / "training.yaml").open("a") as file:
-        file.write("# a remark\n")
-    done = publish(folder, env, "--tag", "v1")
-    assert done.returncode and "has a tag v1 on another commit: give another one" in said(done)
-    code = f"from huggingface_hub import HfApi; print(HfApi().model_info('{REPO}').sha)"
-    assert python("-c", code, **env).stdout.strip() == before["revision"] == _revision(folder)
-
-
-def _revision(folder: Path) -> str:
-    return str(json.loads((folder / "hub.json").read_text())["revision"])
 
 
 def test_nothing_known_is_lost_with_the_second_branch(run, folder):

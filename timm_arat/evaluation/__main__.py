@@ -57,10 +57,9 @@ class Options(EvaluationConfig):
         for kind in kinds:
             if given := [name for name in unused[kind] if getattr(self, name) != getattr(Options, name)]:
                 raise ValueError(f"{', '.join(given)}: {kind} has no use for that; leave it out")
-        one = not self.corruptions and ("autoattack_images" if self.attack != "autoattack" else None)
-        one = "pgd_images" if self.threats and self.attack == "autoattack" else one
-        if one and getattr(self, one) != getattr(Options, one):
-            raise ValueError(f"{one}: nothing here is measured on that many; leave it out, or give --attack for it")
+        unread = "autoattack_images" if self.attack != "autoattack" else "pgd_images" if self.threats else ""
+        if unread and getattr(self, unread) != getattr(Options, unread):
+            raise ValueError(f"{unread}: nothing here is measured on that many; leave it out, or give --attack for it")
         if self.corruption_baseline and not self.corruptions:
             raise ValueError("corruption_baseline is for --corruptions true, which is not given")
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from timm_arat.models import WeightsNotFoundError, create, exported
 from timm_arat.models._json import read_json
 from timm_arat.models._secrets import without_password
+from timm_arat.models._weights import RECORD
 from timm_arat.modes import evaluating
 from timm_arat.names import nearest
 from timm_arat.pixels import InPixels, in_pixels
@@ -44,7 +45,9 @@ def open_model(model: str | Path | nn.Module, device: torch.device | None = None
 
 
 def _name(model: str | Path) -> str:
-    """What a run calls its own results, if `model` is a run's folder; else as it was given."""
+    """What a run calls its own results, the name of a checkpoint's folder, or `model` as it was given."""
+    if (Path(model) / RECORD).is_file():
+        return Path(model).resolve().name
     config = Path(model) / "model" / "config.json"
     if not config.is_file():
         return str(model)

@@ -22,7 +22,9 @@ def before(training: dict[str, Any]) -> dict[str, float] | None:
     summary, config = run / "summary.jsonl", run / "model" / "config.json"
     if not (summary.is_file() and config.is_file()):
         return None
-    earlier = before(read_config(config).get("training", {})) or {"epochs": 0, "seconds": 0.0}
+    its = read_config(config).get("training", {})
+    # Of a published checkpoint that is gone on with, what its card knows; else by its run, where that is here.
+    earlier = its.get("before") or before(its) or {"epochs": 0, "seconds": 0.0}
     return {
         "epochs": earlier["epochs"] + len(read_rows(summary)),
         "seconds": earlier["seconds"] + seconds_of(summary),
