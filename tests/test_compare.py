@@ -231,6 +231,11 @@ def test_what_is_of_the_machine_makes_no_other_protocol(file, tmp_path):
     (run.folder / "config.yaml").write_text(dump(replace(moved, output=None, seed=5), variants=VARIANTS))
     with pytest.raises(ValueError, match="seed was 5 and is 0"):
         check_settings([run])
+    data = replace(data, name="folder", in_chans=3)
+    (run.folder / "config.yaml").write_text(dump(replace(run.config, data=data, output=None), variants=VARIANTS))
+    here = replace(run, config=replace(run.config, data=replace(data, root="others")))
+    with pytest.raises(ValueError, match="data.root was 'elsewhere' and is 'others'"):
+        check_settings([here])
 
 
 def test_a_row_that_cannot_be_trained_is_named_before_any_is(file, tmp_path):

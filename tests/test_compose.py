@@ -91,5 +91,5 @@ def test_a_twin_that_has_no_use_for_the_teacher_trains_without(tmp_path):
 
 
 def test_a_recipe_without_the_teacher_that_its_method_needs_says_which_setting_names_it(tmp_path):
-    with pytest.raises(ValueError, match="teacher.name: hat needs a second network"):
+    with pytest.raises(ValueError, match="HAT needs a second network: .*teacher.name"):
         train(config_of(tmp_path, HATConfig(), teacher=ModelConfig(name="")))

@@ -37,13 +37,13 @@ def main() -> None:
     if is_main_process():
         print(f"training {config.model.name} on {config.data.name}: loading torch and timm", flush=True)
     from .engine.loop import Interrupted
-    from .engine.train import train, twin_of
+    from .engine.train import both, train
     from .evaluation import table
 
     if options.dry_run:
         from .engine.forecast import forecast
 
-        runs = {"": config} if config.twin is None else {"": config, "its twin:\n": twin_of(config)}
+        runs = dict(zip(("", "its twin:\n"), both(config), strict=False))
         for title, run in runs.items():
             lines = forecast(run).lines(int(os.environ.get("WORLD_SIZE", 1)))
             if is_main_process():

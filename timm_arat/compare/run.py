@@ -169,8 +169,10 @@ def _reason(run: Run, code: int) -> str:
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
     """What makes a result: neither where a run and its data lie, nor how it was read, shown and kept."""
-    text = dump(replace(config, output=None, resume=False), variants=VARIANTS)
-    return {name: value for name, value in leaves(yaml.safe_load(text)) if name not in OF_THE_PLACE}
+    found = dict(leaves(yaml.safe_load(dump(replace(config, output=None, resume=False), variants=VARIANTS))))
+    # A folder of images has no other name than where it lies.
+    kept = {"data.root"} if config.data.name in ("folder", "torch/folder") else set()
+    return {name: value for name, value in found.items() if name in kept or name not in OF_THE_PLACE}
 
 
 @contextmanager

@@ -91,7 +91,8 @@ class Images(Dataset[tuple[Tensor, int]]):
         from timm.data.transforms import MaybePILToTensor
 
         to_tensor = MaybePILToTensor()
-        first = to_tensor(self._stored(0))
+        image = self._stored(0)
+        first, was_pil = to_tensor(image), self.native and isinstance(image, Image)
         needed, free = first.numel() * first.element_size() * len(self), psutil.virtual_memory().available
         if limit is not None and needed > min(limit, free // 2):
             return False
@@ -111,8 +112,7 @@ class Images(Dataset[tuple[Tensor, int]]):
                     )
                 return False
             pixels[index] = image
-        self.was_pil = self.native and isinstance(self._stored(0), Image)
-        self.pixels, self.source = pixels, None
+        self.pixels, self.source, self.was_pil = pixels, None, was_pil
         return True
 
     def _stored(self, index: int) -> Any:

@@ -47,7 +47,7 @@ def check_identity(there: Mapping[str, Any], here: Mapping[str, Any], config: Tr
         if was.get(key) != now.get(key)
     ]
     differ += [
-        f"the {key.replace('_', ' ')} was {there[key]} and is {here[key]}"
+        f"the {key.replace('_', ' ')}: {there[key]} then, {here[key]} now"
         for key in ("training_images", "validation_images", "processes", "precision")
         if there.get(key, here[key]) != here[key]
     ]

@@ -39,12 +39,12 @@ def train(config: TrainConfig, companions: Sequence[type[Companion]] = ()) -> li
     kinds = (*COMPANIONS, *companions)
     for kind in kinds:
         kind.check(config)
-    for each in _both(config):
-        _check_teacher(each)
+    for each in both(config):
+        method_class(method_name(each.method)).check_teacher(each.method, bool(each.teacher.name))
     output = config.output or _folder(config)
     config = replace(config, output=output)
     try:
-        results = [_run(each, kinds) for each in _both(config)]
+        results = [_run(each, kinds) for each in both(config)]
     except (Interrupted, KeyboardInterrupt):
         # In the loop a signal leaves a checkpoint first; after it, the evaluation keeps its own state.
         raise Interrupted(output) from None
@@ -119,7 +119,7 @@ def _random_teacher(session: Session) -> str:
     return f"WARNING: the teacher {name} has random weights and is not trained: set teacher.pretrained for its weights"
 
 
-def _both(config: TrainConfig) -> Iterator[TrainConfig]:
+def both(config: TrainConfig) -> Iterator[TrainConfig]:
     """The run, and its twin if it has one; of the two, those that have a use for the teacher get it."""
     if config.twin is None:
         yield config
@@ -140,17 +140,6 @@ def twin_of(config: TrainConfig) -> TrainConfig:
 
 def _needs_teacher(config: TrainConfig) -> bool:
     return method_class(method_name(config.method)).needs_teacher(config.method)
-
-
-def _check_teacher(config: TrainConfig) -> None:
-    """ValueError, before anything is loaded, unless there is a teacher where one is needed and nowhere else."""
-    if _needs_teacher(config) != bool(config.teacher.name):
-        name = method_name(config.method)
-        raise ValueError(
-            f"teacher.name: {name} has no use for a teacher: leave it out"
-            if config.teacher.name
-            else f"teacher.name: {name} needs a second network: give its name, or a finished run's folder"
-        )
 
 
 def _folder(config: TrainConfig) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
 from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError  # its client's, httpx or httpx2
+from huggingface_hub.utils.sha import git_hash
 
 from ..models._json import read_json
 from ..models._secrets import without_password
@@ -149,8 +150,7 @@ def _is_there(folder: Path, card: dict[str, str], there: ModelInfo) -> bool:
         content = card[name].encode() if name in card else (folder / name).read_bytes()
         if (file := remote.get(name)) is None:
             return False
-        git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        if file.lfs["sha256"] != hashlib.sha256(content).hexdigest() if file.lfs else file.blob_id != git:
+        if file.lfs["sha256"] != hashlib.sha256(content).hexdigest() if file.lfs else file.blob_id != git_hash(content):
             return False
     return len(mine) == len(remote)
 

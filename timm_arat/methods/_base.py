@@ -94,7 +94,7 @@ class Method(nn.Module):
         super().__init__()
         self.network = in_pixels(model)
         self.config = replace(config or self.Config(), **settings)
-        self._check_teacher(teacher)
+        self.check_teacher(self.config, teacher is not None)
         self.attack = _untargeted(attack or PGD())
         self.frozen_norms: list[nn.Module] = []
         self._plan = Plan()
@@ -200,15 +200,19 @@ class Method(nn.Module):
             norm.training = False  # itself alone: its activation and dropout are not frozen
         return self
 
-    def _check_teacher(self, teacher: nn.Module | None) -> None:
-        name, needed = type(self).__name__, self.needs_teacher(self.config)
-        if needed and teacher is None:
+    @classmethod
+    def check_teacher(cls, config: Any, given: bool) -> None:
+        """ValueError unless a second network is `given` where the settings `config` need one, and nowhere else."""
+        needed = cls.needs_teacher(config)
+        if needed and not given:
             raise ValueError(
-                f"{name} needs a second network: give teacher=, a timm model; in a recipe, its name as teacher.name"
+                f"{cls.__name__} needs a second network: give teacher=, a timm model; in a recipe, its name as "
+                "teacher.name"
             )
-        if teacher is not None and not needed:
+        if given and not needed:
             raise ValueError(
-                f"{name} with these settings has no use for a teacher: leave teacher (in a recipe, teacher.name) out"
+                f"{cls.__name__} with these settings has no use for a teacher: leave teacher (in a recipe, "
+                "teacher.name) out"
             )
 
     def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

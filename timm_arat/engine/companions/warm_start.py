@@ -45,7 +45,7 @@ class WarmStart(Companion):
         self.folder, images = session.folder, session.data.train
         assert images is not None
         channels, height, width = images.plain()[0][0].shape
-        self.path_after: Path | None = None
+        self.epoch = -1
         self.shape = (len(images), channels, height * width)
         self.size = 2 * len(images) * channels * height * width  # bytes of one file
 
@@ -81,12 +81,12 @@ class WarmStart(Companion):
             self._advance(epoch)
         self.accelerator.wait_for_everyone()
         self.before, self.after = self._open(epoch), self._open(epoch + 1)
-        self.epoch, self.path_after = epoch, self._path(epoch + 1)
+        self.epoch = epoch
 
     def skip_to(self, epoch: int) -> None:
         """Let `epoch` begin where the one that began last ends, on the main process: to try single epochs."""
-        if self.path_after is not None:
-            self.path_after.rename(self._path(epoch))
+        if self.epoch >= 0:
+            self._path(self.epoch + 1).rename(self._path(epoch))
 
     def start(self, batch: Batch) -> Tensor:
         """What is stored for these images: in their shape, not projected, NaN where nothing is known."""
