@@ -13,7 +13,8 @@ from timm_arat.config import read
 from timm_arat.engine import loop as loop_module
 from timm_arat.engine.companions.guard import Guard
 from timm_arat.engine.companions.warm_start import WarmStart
-from timm_arat.engine.config import VARIANTS, TrainConfig
+from timm_arat.engine.config import TrainConfig
+from timm_arat.engine.recipe import VARIANTS
 from timm_arat.engine.train import train
 
 folder, processes, *options = sys.argv[1:]

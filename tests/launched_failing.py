@@ -4,7 +4,8 @@ import sys
 
 from timm_arat.config import read
 from timm_arat.engine.companions import Companion
-from timm_arat.engine.config import VARIANTS, TrainConfig
+from timm_arat.engine.config import TrainConfig
+from timm_arat.engine.recipe import VARIANTS
 from timm_arat.engine.train import train
 
 

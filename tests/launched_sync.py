@@ -11,7 +11,8 @@ import torch.distributed.nn.functional as collective
 from torch import Tensor, nn
 
 from timm_arat.config import read
-from timm_arat.engine.config import VARIANTS, TrainConfig
+from timm_arat.engine.config import TrainConfig
+from timm_arat.engine.recipe import VARIANTS
 from timm_arat.engine.train import train
 
 

@@ -27,8 +27,9 @@ from timm_arat.compare.table import as_csv, as_json, markdown
 from timm_arat.config import comparisons, dump
 from timm_arat.engine.best import best_epoch
 from timm_arat.engine.companions import COMPANIONS
-from timm_arat.engine.config import VARIANTS, AnalysisConfig, AWPConfig, ModelConfig
+from timm_arat.engine.config import AnalysisConfig, AWPConfig, ModelConfig
 from timm_arat.engine.costs import Passes
+from timm_arat.engine.recipe import VARIANTS
 from timm_arat.evaluation import Robustness, compare
 from timm_arat.methods import ARATConfig, MadryConfig, TRADESConfig
 

@@ -108,7 +108,7 @@ def message(*args: str, **kwargs: Any) -> str:
 
 
 def test_the_words_that_yaml_takes_for_booleans_are_words(tmp_path):
-    from timm_arat.engine.config import read_recipe
+    from timm_arat.engine.recipe import read_recipe
 
     recipe = tmp_path / "recipe.yaml"
     for text, word in (("on", "on"), ("off", "off"), ('"on"', "on"), ("auto", "auto")):
@@ -447,7 +447,8 @@ def test_a_recipe_stands_on_its_base(tmp_path):
     (tmp_path / "low.yaml").write_text("method: {name: arat, weight: 3}\nepochs: 7\n")
     (tmp_path / "high.yaml").write_text("base: low\nmethod: {name: madry}\nseed: 4\n")
     (tmp_path / "ring.yaml").write_text("base: ring\n")
-    from timm_arat.engine.config import VARIANTS, TrainConfig
+    from timm_arat.engine.config import TrainConfig
+    from timm_arat.engine.recipe import VARIANTS
     from timm_arat.methods import MadryConfig
 
     def get(name):
@@ -461,7 +462,8 @@ def test_a_recipe_stands_on_its_base(tmp_path):
 
 
 def train_config(*words: str, **kwargs: Any) -> Any:
-    from timm_arat.engine.config import BELONGINGS, VARIANTS, TrainConfig
+    from timm_arat.engine.config import TrainConfig
+    from timm_arat.engine.recipe import BELONGINGS, VARIANTS
 
     return read(TrainConfig, words, variants=VARIANTS, belongings=BELONGINGS, prog="x", description="", **kwargs)
 
@@ -500,7 +502,8 @@ def test_what_a_recipe_says_of_its_method_data_or_network_goes_with_the_name(cap
 def test_a_run_s_config_is_read_back_and_built_on(tmp_path):
     """The resolved YAML writes every setting out, those of the method, the twin and the network too."""
     from timm_arat import PGD
-    from timm_arat.engine.config import VARIANTS, ModelConfig, TrainConfig, ValidationConfig
+    from timm_arat.engine.config import ModelConfig, TrainConfig, ValidationConfig
+    from timm_arat.engine.recipe import VARIANTS
     from timm_arat.methods import ARATConfig, MadryConfig, StandardConfig, TRADESConfig
 
     config = TrainConfig(
@@ -519,7 +522,8 @@ def test_a_run_s_config_is_read_back_and_built_on(tmp_path):
 
 def test_every_bundled_recipe_is_readable_and_survives_a_round_trip(tmp_path):
     from timm_arat.config import dump, recipes
-    from timm_arat.engine.config import VARIANTS, TrainConfig
+    from timm_arat.engine.config import TrainConfig
+    from timm_arat.engine.recipe import VARIANTS
 
     for name in recipes():
         config = read(TrainConfig, ["--config", name], variants=VARIANTS, prog="x", description="")

@@ -19,7 +19,6 @@ from timm_arat.data import load
 from timm_arat.engine.batches import SeededBatches, stack
 from timm_arat.engine.companions.balance import Balance
 from timm_arat.engine.config import (
-    VARIANTS,
     AnalysisConfig,
     AverageConfig,
     AWPConfig,
@@ -32,6 +31,7 @@ from timm_arat.engine.identity import check_identity, identity
 from timm_arat.engine.log import Log
 from timm_arat.engine.loop import Interrupted, Loop
 from timm_arat.engine.model import build_model, weights_name
+from timm_arat.engine.recipe import VARIANTS
 from timm_arat.engine.train import both, train
 from timm_arat.evaluation._model import fingerprint, open_model
 from timm_arat.methods import ARATConfig, HATConfig, LBGATConfig, MadryConfig, StandardConfig, TRADESConfig

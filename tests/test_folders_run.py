@@ -11,7 +11,8 @@ from PIL import Image
 
 from timm_arat import Robustness, evaluate
 from timm_arat.data import DataConfig
-from timm_arat.engine.config import ModelConfig, OptimizerConfig, TrainConfig, ValidationConfig, read_recipe
+from timm_arat.engine.config import ModelConfig, OptimizerConfig, TrainConfig, ValidationConfig
+from timm_arat.engine.recipe import read_recipe
 from timm_arat.engine.train import train
 from timm_arat.evaluation import EvaluationConfig
 from timm_arat.evaluation._known import known

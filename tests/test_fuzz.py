@@ -20,7 +20,8 @@ from PIL import Image
 from timm_arat import Robustness
 from timm_arat.config import read, recipes
 from timm_arat.data.decode import decode
-from timm_arat.engine.config import BELONGINGS, VARIANTS, TrainConfig
+from timm_arat.engine.config import TrainConfig
+from timm_arat.engine.recipe import BELONGINGS, VARIANTS
 from timm_arat.models import _weights
 from timm_arat.models._json import read_config, read_json
 from timm_arat.models._safetensors import shapes

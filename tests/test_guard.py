@@ -17,7 +17,6 @@ from timm_arat.engine import checkpoint
 from timm_arat.engine.companions.average import Average
 from timm_arat.engine.companions.guard import Guard
 from timm_arat.engine.config import (
-    VARIANTS,
     AverageConfig,
     GuardConfig,
     OptimizerConfig,
@@ -25,6 +24,7 @@ from timm_arat.engine.config import (
 )
 from timm_arat.engine.log import Log
 from timm_arat.engine.loop import Interrupted, Loop
+from timm_arat.engine.recipe import VARIANTS
 from timm_arat.engine.train import train
 from timm_arat.methods import AdvPropConfig, ARATConfig, Madry, MadryConfig, StandardConfig
 

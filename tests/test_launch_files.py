@@ -12,7 +12,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from helpers_engine import forget, fresh_accelerate  # noqa: F401  # a fixture
 from PIL import Image
 
-from timm_arat.engine.config import ModelConfig, read_recipe
+from timm_arat.engine.config import ModelConfig
+from timm_arat.engine.recipe import read_recipe
 from timm_arat.engine.train import train
 
 LAUNCH = Path(__file__).parents[1] / "recipes" / "launch"

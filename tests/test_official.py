@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from timm_arat.engine.config import ModelConfig, read_recipe
+from timm_arat.engine.config import ModelConfig
 from timm_arat.engine.model import create
 from timm_arat.engine.optimizer import build_optimizer, build_schedule
+from timm_arat.engine.recipe import read_recipe
 from timm_arat.engine.session import build_method
 
 LOSSES = (34.0857979446307, 33.2778073509401)

@@ -13,10 +13,11 @@ from torch import nn
 
 from timm_arat.config import read, recipes
 from timm_arat.engine import checkpoint
-from timm_arat.engine.config import VARIANTS, OptimizerConfig, TrainConfig
+from timm_arat.engine.config import OptimizerConfig, TrainConfig
 from timm_arat.engine.log import Log
 from timm_arat.engine.loop import Loop
 from timm_arat.engine.optimizer import build_optimizer, build_schedule
+from timm_arat.engine.recipe import VARIANTS
 from timm_arat.engine.train import train
 from timm_arat.methods import ARAT, ARATConfig, Method, StandardConfig
 

@@ -15,15 +15,14 @@ from timm_arat.config import read
 from timm_arat.engine.best import best_epoch, score
 from timm_arat.engine.companions.balance import Balance
 from timm_arat.engine.config import (
-    VARIANTS,
     BalanceConfig,
     GuardConfig,
     OptimizerConfig,
     TrainConfig,
     ValidationConfig,
-    read_recipe,
 )
 from timm_arat.engine.loop import Loop
+from timm_arat.engine.recipe import VARIANTS, read_recipe
 from timm_arat.engine.train import train
 from timm_arat.methods import ARATConfig, StandardConfig
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from .config import cli, is_main_process, read
-from .engine.config import BELONGINGS, VARIANTS, TrainConfig
+from .engine.config import TrainConfig
+from .engine.recipe import BELONGINGS, VARIANTS
 
 
 @dataclass(frozen=True)

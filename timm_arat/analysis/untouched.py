@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ..generators import forked
+
 
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
@@ -15,8 +17,7 @@ def untouched(module: nn.Module) -> Iterator[None]:
     statistics that were written to after its forward.
     """
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    devices = {tensor.device for tensor in module.parameters() if tensor.device.type == "cuda"}
-    with torch.random.fork_rng(devices=devices):
+    with forked():
         try:
             yield
         finally:

@@ -81,7 +81,7 @@ def _render(comparison: Comparison, runs: list[Run], predicted: dict[str, Predic
     from timm_arat.compare.plot import plot
     from timm_arat.compare.run import finished
     from timm_arat.compare.table import as_csv, as_json, markdown
-    from timm_arat.engine.config import VARIANTS
+    from timm_arat.engine.recipe import VARIANTS
 
     lines = []
     for name in comparison.rows:

@@ -8,7 +8,8 @@ from ..config import cli, read
 @cli
 def main() -> None:
     """Train as `timm_arat.train` does, and note what it costs."""
-    from ..engine.config import BELONGINGS, VARIANTS, TrainConfig
+    from ..engine.config import TrainConfig
+    from ..engine.recipe import BELONGINGS, VARIANTS
 
     config = read(TrainConfig, variants=VARIANTS, belongings=BELONGINGS, prog="compare.child", description="One run.")
     from ..engine.loop import Interrupted

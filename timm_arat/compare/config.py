@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from ..config import find, read
-from ..engine.config import ModelConfig, TrainConfig, read_recipe
+from ..engine.config import ModelConfig, TrainConfig
 from ..engine.identity import leaves
+from ..engine.recipe import read_recipe
 from ..names import nearest
 
 # The sections of a recipe that are the same for every row. A row has the rest to itself: its method, its attack on the

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.best import Select, best_epoch, score
-from ..engine.config import read_recipe
 from ..engine.costs import Passes
+from ..engine.recipe import read_recipe
 from ..evaluation import Paired, Robustness, Score, compare
 from ..files import read_rows
 from . import progress

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import dump
-from ..engine.config import VARIANTS, TrainConfig
+from ..engine.config import TrainConfig
 from ..engine.costs import Forecast, Passes, cores
+from ..engine.recipe import VARIANTS
 
 FILE = "prediction.json"
 

@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 
 from ..config import dump
-from ..engine.config import VARIANTS, TrainConfig, read_recipe
+from ..engine.config import TrainConfig
 from ..engine.identity import OF_THE_PLACE, leaves
+from ..engine.recipe import VARIANTS, read_recipe
 from .config import Run
 from .prediction import threads_of
 

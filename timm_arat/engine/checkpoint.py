@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .. import generators
 from ..files import put_in_place
-from . import generators
 from .identity import check_identity, identity
 from .state import load_tree, save_tree
 

@@ -1,14 +1,12 @@
 """The configuration of a training run: what a recipe's YAML holds."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from ..attacks import PGD
-from ..config import read
 from ..data import DataConfig
 from ..evaluation import EvaluationConfig
-from ..methods import CONFIGS, ARATConfig
+from ..methods import ARATConfig
 from .accompany import AnalysisConfig, AverageConfig, AWPConfig, BalanceConfig, GuardConfig
 
 
@@ -225,28 +223,3 @@ class TrainConfig:
     def evaluated(self) -> EvaluationConfig:
         """The evaluation with the training threat where it does not say its own."""
         return self.evaluation.with_threat(self.attack.norm, self.attack.radius)
-
-
-# What `method.name` and `twin.name` may be in a recipe.
-VARIANTS = {"method": CONFIGS, "twin": CONFIGS}
-# What a recipe says of its data set or its network goes with that where another one is named. `pretrained` stays:
-# without it a fine-tuning or a teacher would begin at random, with it weights that do not exist are an error.
-BELONGINGS = {
-    "data.name": (
-        "data.root", "data.download", "data.train_split", "data.val_split", "data.test_split", "data.num_classes",
-        "data.input_key", "data.target_key", "data.image_size", "data.in_chans",
-    ),
-    "model.name": ("model.kwargs", "model.init", "model.freeze_norms"),
-    "teacher.name": ("teacher.kwargs",),
-    "method.name": ("teacher",),
-}  # fmt: skip
-
-
-def read_recipe(recipe: str | Path, *words: str) -> TrainConfig:
-    """The recipe called `recipe`, a name or a YAML file, with options as `words` of a command line over it.
-
-    Raises:
-        ValueError: it cannot be found, or a line or word of it cannot be used.
-    """
-    words = ("--config", str(recipe), *words)
-    return read(TrainConfig, words, variants=VARIANTS, belongings=BELONGINGS, prog="", description="")

@@ -13,14 +13,16 @@ from ..data import Data, DataConfig, subset
 from ..evaluation import EvaluationConfig, open_model
 from ..evaluation._known import known
 from ..evaluation._selection import select
+from ..generators import forked
 from ..methods import Method, method_name
 from ..modes import evaluating
 from ..norm import branch_if_split
 from ..pixels import InPixels
 from . import checkpoint, weights
 from .batches import SeededBatches, stack
-from .config import TrainConfig, read_recipe
+from .config import TrainConfig
 from .model import build_model
+from .recipe import read_recipe
 from .session import build_method
 from .state import load_tree
 
@@ -63,9 +65,8 @@ def diagnose(
     """
     started = time.perf_counter()
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    devices = [place] if place.type == "cuda" else []
     fields: dict[str, Any] = {"format": FORMAT, "model": model, "seed": seed}
-    with torch.random.fork_rng(devices=devices):
+    with forked():
         torch.manual_seed(seed)
         recipe = Path(model) / "config.yaml"
         if recipe.is_file():

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..config import dump
-from .config import VARIANTS, TrainConfig
+from .config import TrainConfig
+from .recipe import VARIANTS
 
 if TYPE_CHECKING:
     from .session import Session

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..attacks import PGD
+from ..generators import forked
 from ..methods import Method
 from ..modes import evaluating
 from ..norm import branch_if_split
@@ -29,9 +30,8 @@ def robust_accuracy(
 ) -> float:
     """Accuracy of `model`, which takes [0, 1], under `attack`; the same random starts at every call."""
     right = torch.zeros((), device=accelerator.device)
-    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     # The branch that is deployed; said aloud, since gradient checkpointing runs a forward again in the backward pass.
-    with torch.random.fork_rng(devices=devices), evaluating(model), branch_if_split(model, "main"):
+    with forked(), evaluating(model), branch_if_split(model, "main"):
         torch.manual_seed(seed + accelerator.process_index)
         for xb, yb in _share(accelerator, x, y, batch):
             x_adv = attack(model, xb, yb)

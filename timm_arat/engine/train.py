@@ -18,11 +18,12 @@ from ..methods import Frozen, method_class, method_name
 from . import checkpoint
 from .accelerator import start, where
 from .companions import COMPANIONS, Companion
-from .config import VARIANTS, ModelConfig, TrainConfig
+from .config import ModelConfig, TrainConfig
 from .finish import announce, finish
 from .lock import locked
 from .log import Log
 from .loop import Interrupted, Loop
+from .recipe import VARIANTS
 from .session import Session, prepare
 
 

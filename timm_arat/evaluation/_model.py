@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from timm_arat.generators import forked
 from timm_arat.models import WeightsNotFoundError, create, exported
 from timm_arat.models._json import read_json
 from timm_arat.models._secrets import without_password
@@ -117,8 +118,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
     """
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     no_autocast = torch.autocast(device_of(model).type, enabled=False)
-    own_generator = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
-    with no_autocast, own_generator, _own_forward(model), _kept_buffers(model), evaluating(model):
+    with no_autocast, forked(), _own_forward(model), _kept_buffers(model), evaluating(model):
         try:
             model.requires_grad_(False)  # the backward pass to the pixels then costs a third less
             yield

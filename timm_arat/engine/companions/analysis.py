@@ -16,6 +16,7 @@ from ...analysis.rows import FILE
 from ...attacks import PGD
 from ...data import subset, tensors
 from ...files import append_row
+from ...generators import forked
 from ...methods import Method
 from ...modes import evaluating
 from ...norm import branch_if_split
@@ -134,8 +135,7 @@ class Analysis(Companion):
         x, y = (each[mine] for each in self.images)
         device, network = self.accelerator.device, self.method.network
         size = self.session.config.evaluation.batch_size
-        generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with generators, evaluating(self.method):
+        with forked(), evaluating(self.method):
             torch.manual_seed(self.session.config.seed + self.accelerator.process_index)
             with branch_if_split(network, "main"):
                 pairs = zip(x.split(size), y.split(size), strict=True)
