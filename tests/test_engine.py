@@ -267,6 +267,12 @@ def test_what_comes_after_the_last_epoch_is_said():
         OptimizerConfig(warmup_epochs=-1)
 
 
+def test_norms_that_are_frozen_at_random_weights_are_said():
+    frozen = ModelConfig(freeze_norms="main")
+    assert "model.pretrained" in TrainConfig(model=frozen).notes()[0]
+    assert not TrainConfig(model=replace(frozen, pretrained=True)).notes()
+
+
 def test_a_twin_s_mistake_is_an_error_before_the_training_and_each_gets_the_teacher_that_it_needs(tmp_path):
     other = ModelConfig(name="resnet20_cifar", kwargs=MODEL.kwargs)
     with pytest.raises(ValueError, match="LBGAT needs a second network"):

@@ -82,7 +82,7 @@ class AWPConfig:
 
 @dataclass(frozen=True)
 class AnalysisConfig:
-    """The ARAT paper's analyses along a run, as rows of analysis.jsonl; see docs/analysis.md.
+    """The ARAT paper's analyses along a run of a method that attacks, as rows of analysis.jsonl; see docs/analysis.md.
 
     Attributes:
         every: Optimizer steps between two comparisons of the terms' gradients; 0: no analysis at all (the official

@@ -208,17 +208,20 @@ class TrainConfig:
         self.evaluated()
 
     def notes(self) -> list[str]:
-        """What a person should know of the settings: what is asked for and comes after the last epoch."""
+        """What a person should know of the settings: what is asked for and comes to nothing."""
         late = {
             "optimizer.warmup_epochs": self.optimizer.warmup_epochs,
             "attack.warmup_epochs": self.attack.warmup_epochs,
             "awp.start_epoch": self.awp.start_epoch if self.awp.gamma else 0,
         }
-        return [
+        found = [
             f"WARNING: {name}={first} is not below epochs={self.epochs}: what comes after it is never reached"
             for name, first in late.items()
             if first >= self.epochs
         ]
+        if self.model.freeze_norms != "none" and not self.model.pretrained:
+            found.append("WARNING: model.freeze_norms keeps norms as they begin: set model.pretrained for trained ones")
+        return found
 
     def evaluated(self) -> EvaluationConfig:
         """The evaluation with the training threat where it does not say its own."""
