@@ -20,7 +20,7 @@ from timm_arat.engine.companions.analysis import Analysis
 from timm_arat.engine.config import AnalysisConfig, AverageConfig
 from timm_arat.engine.diagnosis import diagnose
 from timm_arat.engine.train import train
-from timm_arat.methods import ARATConfig, MadryConfig, Method, Terms, TRADESConfig
+from timm_arat.methods import AdvPropConfig, ARATConfig, MadryConfig, Method, Terms, TRADESConfig
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -115,6 +115,8 @@ def test_distance_invariance_and_drift_by_hand():
     found = estimate([1.0, 2.0, 3.0])
     assert found.interval_95 == pytest.approx((2 - 4.303 / math.sqrt(3), 2 + 4.303 / math.sqrt(3)))
     assert estimate([1.0]).interval_95 is None
+    values = torch.tensor([-1.0, 1.0]).repeat(20)  # n = 40: Student's quantile is 2.0227
+    assert estimate(values).interval_95[1] * math.sqrt(39) == pytest.approx(2.0227, rel=1e-3)
 
 
 def test_the_spread_is_the_variance_over_steps():
@@ -221,6 +223,15 @@ def test_a_method_of_one_term_has_its_features_taken_all_the_same(tmp_path, caps
     (row,) = read(tmp_path / "analysis.jsonl")
     assert row["kind"] == "epoch" and row["layers"]["last"]["own"] is None
     assert capsys.readouterr().out.count("no conflict of gradients is measured") == 1
+
+
+def test_an_auxiliary_branch_of_adversarial_images_is_not_called_the_clean_ones_own(tmp_path):
+    settings = AnalysisConfig(every=1, images=10, steps=1)
+    train(helpers_engine.tiny(tmp_path, method=AdvPropConfig(), analysis=settings, epochs=1))
+    last = read(tmp_path / "analysis.jsonl")[-1]
+    assert last["kind"] == "epoch" and last["layers"]["last"]["own"] is None
+    found = diagnose(str(tmp_path), images=10, batches=0, steps=1)
+    assert found["layers"]["last"]["own"] is None
 
 
 @pytest.mark.parametrize("settings", [{"every": -1}, {"images": 0}, {"steps": 0}])

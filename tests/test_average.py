@@ -102,3 +102,30 @@ def test_a_best_epoch_before_the_average_begins_is_said_aloud_and_not_called_ave
     facts = json.loads((tmp_path / "model/config.json").read_text())["training"]
     assert (facts["average"], facts["averaged_updates"]) == ("ema", 0)
     assert [row["averaged_updates"] for row in rows(tmp_path)] == [0, 10]
+
+
+def test_statistics_are_of_random_images_where_the_data_come_class_by_class(tmp_path):
+    config = tiny(tmp_path, average=AverageConfig(kind="ema", batches=2))
+    session = session_of(config)
+    order = sorted(range(len(session.images)), key=lambda n: int(session.images[n][1]))
+    whole = session.images.__getitems__
+    session.images.__getitems__ = lambda chosen: whole([order[n] for n in chosen])
+    average = next(each for each in session.companions if isinstance(each, Average))
+    found = [torch.cat([y for _, y in average._batches()]) for _ in range(2)]
+    assert len(set(found[0].tolist())) == 10
+    assert torch.equal(*found), "the same images in each epoch"
+
+
+@pytest.mark.parametrize("branch", ["main", "aux"])
+def test_frozen_norms_keep_their_statistics_and_serve_the_attack_of_an_average(branch, monkeypatch):
+    torch.manual_seed(0)
+    model = timm.create_model("resnet20_cifar", num_classes=10, layers=(1, 1), channels=(8, 8), stem_width=8)
+    method = ARAT(model, attack=PGD(eps=0.1, steps=1))
+    method.freeze_norms((branch,))
+    frozen = model.bn1 if branch == "main" else model.bn1.aux_bn[0]
+    before, seen = frozen.running_mean.clone(), []
+    model.fc.register_forward_hook(lambda *args: seen.append((model.bn1.training, model.bn1.track_running_stats)))
+    reestimate(method, [(torch.rand(16, 3, 8, 8), torch.randint(10, (16,)))])
+    assert torch.equal(frozen.running_mean, before)
+    # The attack's pass by the main branch: by its statistics where it is frozen, by the batch's where it is not.
+    assert seen[0] == ((False, True) if branch == "main" else (True, False))

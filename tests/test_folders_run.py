@@ -104,6 +104,6 @@ def test_the_recipe_for_folders_trains_a_network_without_batchnorm_too(tmp_path)
     log = (tmp_path / "run" / "train.log").read_text().splitlines()
     said = next(line for line in log if "with 2 classes the AutoAttack at the end is not the standard version" in line)
     assert log.index(said) < next(index for index, line in enumerate(log) if "epoch 1/1" in line)
-    with pytest.raises(ValueError, match=r"here split_norm='all' or 'none' \(method.split_norm\)"):
+    with pytest.raises(ValueError, match=r"in a recipe method.split_norm, all, or none"):
         train(replace(found, method=replace(found.method, split_norm="batch"), output=str(tmp_path / "other")))
     assert torch.get_num_threads() == 1

@@ -26,7 +26,7 @@ from timm_arat.engine.log import Log
 from timm_arat.engine.loop import Interrupted, Loop
 from timm_arat.engine.recipe import VARIANTS
 from timm_arat.engine.train import train
-from timm_arat.methods import AdvPropConfig, ARATConfig, Madry, MadryConfig, StandardConfig
+from timm_arat.methods import AdvPropConfig, ARATConfig, LBGATConfig, Madry, MadryConfig, StandardConfig
 
 SINGLE = PGD(eps=0.1, steps=1, step_size=0.125)
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -301,3 +301,16 @@ def test_a_twin_without_an_attack_trains_without_a_guard(tmp_path):
     train(tiny(tmp_path / "run", twin=StandardConfig(), epochs=1))
     assert "guard_recoveries" in rows(tmp_path / "run")[0]
     assert "guard_recoveries" not in rows(tmp_path / "run/twin")[0]
+
+
+def test_a_teacher_that_learns_along_goes_back_with_its_momentum(tmp_path, monkeypatch):
+    teacher = helpers_engine.MODEL
+    script(monkeypatch, {3: 0.5, 6: 0.1})
+    session = session_of(tiny(tmp_path, method=LBGATConfig(), teacher=teacher))
+    guard, seen = companion(session, Guard), session.method.teacher.model.conv1.weight
+    guard.after_update(3, 0)
+    before = seen.detach().clone()
+    with torch.no_grad():
+        seen.add_(1)
+    guard.after_update(6, 0)
+    assert guard.recoveries == 1 and torch.equal(seen, before)

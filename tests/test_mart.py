@@ -73,3 +73,13 @@ def test_a_certain_wrong_prediction_has_a_finite_loss(method):
 def test_a_negative_weight_is_refused():
     with pytest.raises(ValueError, match="weight=-1"):
         timm_arat.MART(timm.create_model("resnet20_cifar"), weight=-1.0)
+
+
+def test_of_mixed_labels_no_class_of_the_mixture_is_a_wrong_one(method):
+    share = torch.tensor([[0.55, 0.45, 0, 0, 0]], dtype=torch.float64)
+    smooth = 0.9 * share + 0.02
+    x = torch.rand(1, 3, 32, 32, dtype=torch.float64)
+    for y in (share, smooth):
+        method.network = Gives(y.clamp_min(1e-9).log())
+        found = float(method.terms(x, y, x).losses["margin"])
+        assert found == pytest.approx(-math.log(1.0001 - float(y.amin())), abs=1e-6)

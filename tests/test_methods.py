@@ -214,7 +214,7 @@ def initial(method: ARAT) -> dict[str, torch.Tensor]:
 
 
 def test_a_backbone_without_batchnorm_says_what_it_has_and_which_option_helps():
-    with pytest.raises(ValueError, match=r"split_norm='batch'.*LayerNorm.*split_norm='all' or 'none'"):
+    with pytest.raises(ValueError, match=r"split_norm='batch'.*LayerNorm.*method.split_norm, all, or none"):
         ARAT(timm.create_model("test_vit", num_classes=5))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import timm_arat.methods
 from timm_arat import PGD, Standard
 from timm_arat.methods import CONFIGS, Frozen, Method, method_class, method_name
+from timm_arat.methods._divergence import DivergenceAttack
 
 ATTACK = PGD(eps=0.1, steps=2)
 # Every method as its defaults have it, and the ways through ARAT that compute otherwise.
@@ -334,3 +335,34 @@ def test_settings_by_name_win_over_those_of_a_config_and_an_unknown_one_is_an_er
     field = next(each for each, value in vars(config).items() if isinstance(value, float))
     assert getattr(plain(name, config, **{field: 0.125}).config, field) == 0.125
     assert config == CONFIGS[name](), "which is left as it was"
+
+
+@each_case
+def test_an_attack_of_a_call_is_checked_as_the_method_s_own(name, settings):
+    method = build(name, settings)
+    if not method.attacks:
+        return
+    x, y = batch()
+    with pytest.raises(ValueError, match="attack.targeted"):
+        method.perturb(x, y, attack=replace(ATTACK, targeted=True))
+    if isinstance(method, DivergenceAttack):
+        with pytest.raises(ValueError, match="needs attack.random_start"):
+            method.perturb(x, y, attack=replace(ATTACK, random_start=False))
+
+
+@pytest.mark.parametrize("name", ["hat", "lbgat"])
+def test_a_teacher_of_other_classes_is_refused(name):
+    teacher = timm.create_model("resnet20_cifar", num_classes=7, layers=(1, 1), channels=(8, 12))
+    with pytest.raises(ValueError, match="the teacher has 7 classes and the model 5"):
+        method_class(name)(backbone(), teacher=teacher)
+
+
+def test_arat_says_why_a_batch_of_one_image_cannot_train():
+    with pytest.raises(ValueError, match=r"single image.*predictor='none'"):
+        build("arat")(*batch(1))
+    build("arat", {"predictor": "none"})(*batch(1))
+
+
+def test_a_balance_that_is_not_used_is_not_logged():
+    assert "balance" in build("arat")(*batch())
+    assert "balance" not in build("arat", {"auto_balance": False})(*batch())

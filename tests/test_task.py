@@ -93,3 +93,19 @@ def test_state_of_another_method_is_refused():
     task = build()
     with pytest.raises(ValueError, match="another method"):
         task.load_task_state({"stranger": torch.zeros(1)})
+
+
+def test_images_that_were_normalised_otherwise_are_refused(batch):
+    task = build(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    x, y = batch
+    with pytest.raises(ValueError, match=r"outside \[0, 1\] after std and mean are taken back"):
+        task(255 * normalised(x, task), y)
+
+
+def test_an_epoch_begins_for_the_method_too(monkeypatch):
+    task, begun = build(), []
+    monkeypatch.setattr(timm_arat.ARAT, "begin_epoch", lambda self: begun.append(1))
+    task.eval()
+    assert not begun
+    task.train()
+    assert begun

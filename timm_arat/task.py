@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from .methods import Method
 
+# What half precision may leave outside [0, 1] of normalised images.
+ROUNDING = 0.02
+
 
 class RobustTask(TrainingTask):
     """A method as timm's training loop wants it: images come normalised, the model to evaluate is the plain backbone.
@@ -63,11 +66,28 @@ class RobustTask(TrainingTask):
         return found
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Normalised images NxCxHxW and classes N (or mixed labels NxK) to {'loss', 'output', terms for the log}."""
-        x = (input * self.std + self.mean).clamp(0, 1)  # what rounding leaves outside
+        """Normalised images NxCxHxW and classes N (or mixed labels NxK) to {'loss', 'output', terms for the log}.
+
+        Raises:
+            ValueError: images that were normalised otherwise, or as `Method.perturb`.
+        """
+        x = input * self.std + self.mean
+        if (outside := float(torch.maximum(-x, x - 1).amax())) > ROUNDING:
+            raise ValueError(
+                f"the images are up to {outside:.3g} outside [0, 1] after std and mean are taken back: give RobustTask "
+                "the loader's own mean= and std=, and no transform behind its normalisation (RandomErasing's noise)"
+            )
+        x = x.clamp(0, 1)
         x, x_adv = self.method.perturb(x, target)
         result: dict[str, Tensor] = self.trainable_module(x, target, x_adv)
         return result
+
+    def train(self, mode: bool = True) -> "RobustTask":
+        """As torch's; timm's loop calls it before each epoch, and so tells the method of it."""
+        super().train(mode)
+        if mode:
+            self.method.begin_epoch()
+        return self
 
     def prepare_distributed(self, device_ids: list[Any] | None = None, **ddp_kwargs: Any) -> "RobustTask":
         """Wrap the method for distributed training; the attack runs on what is inside."""

@@ -22,7 +22,7 @@ class Seen:
     Attributes:
         adv: Of the adversarial images, by the main branch.
         clean: Of the clean images by the main branch, as the official code takes them.
-        own: Of the clean images by the auxiliary branch, by which ARAT trains on them; None without split norms.
+        own: Of the clean images by the auxiliary branch, where training had them so (ARAT, LBGAT); else None.
     """
 
     adv: Features
@@ -40,16 +40,20 @@ class Seen:
         return Seen(join([p.adv for p in parts]), join([p.clean for p in parts]), join(own) if own else None)
 
 
-def see(network: InPixels, x: Tensor, x_adv: Tensor, layers: Sequence[str] = (), *, batch: int = 250) -> Seen:
+def see(
+    network: InPixels, x: Tensor, x_adv: Tensor, layers: Sequence[str] = (), *, batch: int = 250, own: bool = True
+) -> Seen:
     """The features of `x` and `x_adv` (NxCxHxW in [0, 1]) in eval mode, `batch` images at a time; layers as of `tap`.
+
+    own: whether the auxiliary branch, where norms are split, is that of clean images (`Method.clean_branch`).
 
     Official code: both kinds of image go through the adversarial branch, and the features are pooled. Deviation: there
     the clean images carry the noise at which the attack began, since its attack writes into them.
     """
     with evaluating(network):
         adv, clean = (_pooled(network, images, layers, "main", batch) for images in (x_adv, x))
-        own = _pooled(network, x, layers, "aux", batch) if is_split(network) else None
-    return Seen(adv, clean, own)
+        clean_by_aux = _pooled(network, x, layers, "aux", batch) if own and is_split(network) else None
+    return Seen(adv, clean, clean_by_aux)
 
 
 @torch.no_grad()

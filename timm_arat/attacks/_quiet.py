@@ -18,11 +18,13 @@ def quiet(model: nn.Module, norm_mode: NormMode) -> Iterator[None]:
     """Put `model` into the mode of an attack; put every module's own mode and every requires_grad back afterwards.
 
     Parameters are frozen inside: the attack needs no weight gradients, which saves a third of its backward pass and
-    their memory. See `PGD` for `norm_mode`.
+    their memory. See `PGD` for `norm_mode`. A norm that is in eval mode while the model trains is frozen: it normalises
+    by its running statistics in every mode.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     tracked = [(m, m.track_running_stats) for m in norms]
+    frozen = {m for m in norms if model.training and not m.training}
     with keep_modes(model):
         try:
             for p in trainable:
@@ -30,8 +32,10 @@ def quiet(model: nn.Module, norm_mode: NormMode) -> Iterator[None]:
             model.train()  # by way of train mode: drops attention biases cached from older weights, see keep_modes
             if norm_mode != "train":
                 model.eval()
+            for norm in frozen:
+                norm.training = False
             if norm_mode == "batch":
-                for norm in norms:
+                for norm in (m for m in norms if m not in frozen):
                     norm.training = True  # itself alone: the drop inside timm's BatchNormAct2d stays in eval mode
                     norm.track_running_stats = False  # torch: batch statistics, and the running ones are not touched
             yield

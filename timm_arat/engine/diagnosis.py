@@ -80,22 +80,22 @@ def diagnose(
             if config.average.kind != "none" and source != LAST:  # what is evaluated and exported
                 weights.load(method.model, Path(model) / LAST)
                 fields["weights"] = f"{source}, and of the averaged weights in {LAST} the features"
-            network, threat = method.network, config.evaluated()
+            network, threat, own = method.network, config.evaluated(), method.clean_branch == "aux"
             name, layers = (data or config.data).name, tuple(layers) or getattr(method, "layers", ())
             test: Any = data or loaded.test
         else:
-            own = known(model)
-            if data is None and not own.data:
+            about = known(model)
+            if data is None and not about.data:
                 raise ValueError(f"data.name: {model} does not know its data: give --data.name, such as torch/cifar10")
-            test = data or DataConfig(**own.data)
+            test = data or DataConfig(**about.data)
             name = test.name
             opened, _ = open_model(model, place)
             assert isinstance(opened, InPixels), "what is opened by a name is timm's, and wrapped"
-            network, threat = opened, EvaluationConfig().with_threat(own.norm or "linf", own.eps)
+            network, own, threat = opened, True, EvaluationConfig().with_threat(about.norm or "linf", about.eps)
         attack = PGD(norm=threat.norm or "linf", eps=threat.eps, steps=steps)
         torch.manual_seed(seed)
         fields |= {"threat": {"norm": attack.norm, "eps": attack.radius, "steps": steps}, "data": name}
-        fields["layers"] = _features(network, test, attack, images, tuple(layers), seed)
+        fields["layers"] = _features(network, test, attack, images, tuple(layers), seed, own)
     return fields | {"seconds": time.perf_counter() - started}
 
 
@@ -147,7 +147,7 @@ def _means(trees: list[Any]) -> Any:
 
 
 def _features(
-    network: InPixels, data: Any, attack: PGD, images: int, layers: tuple[str, ...], seed: int
+    network: InPixels, data: Any, attack: PGD, images: int, layers: tuple[str, ...], seed: int, own: bool
 ) -> dict[str, Any]:
     """Distances, invariance and statistics by layer on stratified test images, attacked by the main branch."""
     chosen = select(data, network, pgd_images=images, autoattack_images=0, seed=seed, shard=None)
@@ -155,4 +155,4 @@ def _features(
     with evaluating(network), branch_if_split(network, "main"):
         pairs = zip(chosen.x.split(BATCH), chosen.y.split(BATCH), strict=True)
         adv = [attack(network, x.to(device), y.to(device)).cpu() for x, y in pairs]
-    return compare(see(network, chosen.x, torch.cat(adv), layers, batch=BATCH))
+    return compare(see(network, chosen.x, torch.cat(adv), layers, batch=BATCH, own=own))

@@ -78,6 +78,7 @@ class Method(nn.Module):
     Config: ClassVar[Callable[..., Any]]
     attacks: ClassVar[bool] = True  # whether it trains on adversarial images at all
     deploys_attacked: ClassVar[bool] = True  # whether the branch that is attacked is the one that is exported
+    clean_branch: ClassVar[str] = "main"  # of split norms, the branch that clean images train, 'main' or 'aux'
     trained_along: ClassVar[tuple[str, ...]] = ()
     needs_clean_accuracy = False
     config: Any
@@ -95,7 +96,7 @@ class Method(nn.Module):
         self.network = in_pixels(model)
         self.config = replace(config or self.Config(), **settings)
         self.check_teacher(self.config, teacher is not None)
-        self.attack = _untargeted(attack or PGD())
+        self.attack = self.checked(attack or PGD())
         self.frozen_norms: list[nn.Module] = []
         self._plan = Plan()
 
@@ -113,6 +114,15 @@ class Method(nn.Module):
         """The submodules of which an average of the weights, or a copy to go back to, is made."""
         return nn.ModuleDict({name: each for name, each in self.named_children() if name not in self.trained_along})
 
+    def checked(self, attack: PGD) -> PGD:
+        """`attack`, of the method or of a call; ValueError where the method cannot train on what it makes."""
+        if attack.targeted:
+            raise ValueError(
+                "attack.targeted: the labels of a training batch are the classes to leave; a targeted attack would "
+                "make its images easier; leave it out"
+            )
+        return attack
+
     def begin_epoch(self) -> None:
         """Tell that an epoch begins: what may be folded for attacks is looked for anew."""
         self._plan = Plan()
@@ -129,10 +139,11 @@ class Method(nn.Module):
             attack: Instead of the method's own.
 
         Raises:
-            ValueError: images outside [0, 1], or labels or a start that do not fit them.
+            ValueError: images outside [0, 1], labels or a start that do not fit them, or an attack that the method
+                cannot use.
         """
         check(x, y, start)
-        attack = _untargeted(attack or self.attack)
+        attack = self.checked(attack or self.attack)
         with ready(self.network, attack, x, self._plan):
             return x, climb(attack, self.network, x, self.objective(x, y), start).x_adv
 
@@ -221,15 +232,6 @@ class Method(nn.Module):
             if isinstance(each, Frozen):
                 each.module._apply(fn)
         return super()._apply(fn, recurse)
-
-
-def _untargeted(attack: PGD) -> PGD:
-    if attack.targeted:
-        raise ValueError(
-            "attack.targeted: the labels of a training batch are the classes to leave; a targeted attack would make "
-            "its images easier; leave it out"
-        )
-    return attack
 
 
 def precise(t: Tensor) -> Tensor:

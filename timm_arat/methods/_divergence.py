@@ -1,11 +1,9 @@
 """The attack of TRADES and of the methods that follow it: as far from the clean prediction as the ball allows."""
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..attacks import Objective, divergence
+from ..attacks import PGD, Objective, divergence
 from ._base import Method
 
 
@@ -16,13 +14,14 @@ class DivergenceAttack(Method):
         ValueError: the attack starts at the images, where the divergence that it climbs has no gradient.
     """
 
-    def __init__(self, model: nn.Module, config: Any = None, **kwargs: Any) -> None:
-        super().__init__(model, config, **kwargs)
-        if not self.attack.random_start:
+    def checked(self, attack: PGD) -> PGD:
+        attack = super().checked(attack)
+        if not attack.random_start:
             raise ValueError(
                 f"{type(self).__name__} needs attack.random_start: at the images themselves its objective has no "
                 "gradient"
             )
+        return attack
 
     def objective(self, x: Tensor, y: Tensor) -> Objective:
         """The divergence from the clean prediction, which is made once, while the network is ready for the attack."""

@@ -8,7 +8,10 @@ from ._base import precise
 
 
 class Features(nn.Module):
-    """Average-pooled features of a timm model's last stage, its penultimate representation.
+    """Average-pooled features of a timm model's last stage.
+
+    For a ResNet that is its penultimate representation, of which papers speak. Where a norm or a convolution follows
+    the last stage (pre-activation ResNets, EfficientNets, ViTs), it is what stands before them.
 
     Attributes:
         network: The model behind its normalisation.

@@ -21,3 +21,13 @@ class Frozen:
 
     def __deepcopy__(self, memo: Any) -> "Frozen":
         return self
+
+
+def check_classes(model: nn.Module, teacher: nn.Module) -> None:
+    """ValueError unless both have as many classes, where both are timm's and say so."""
+    mine, theirs = (getattr(each, "num_classes", None) for each in (model, teacher))
+    if mine is not None and theirs is not None and mine != theirs:
+        raise ValueError(
+            f"the teacher has {theirs} classes and the model {mine}: give the teacher of the same data "
+            "(timm.create_model(..., num_classes=))"
+        )

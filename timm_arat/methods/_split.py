@@ -24,5 +24,5 @@ def split(model: nn.Module, which: SplitWhich) -> None:
         convert_split_norm(model, norms="all" if which == "all" else None, share=shared)
     except ValueError as error:
         raise ValueError(
-            f"split_norm={which!r}: {error}; here split_norm='all' or 'none' (method.split_norm)"
+            f"split_norm={which!r}: {error}; in a recipe method.split_norm, all, or none where the method has it"
         ) from error

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..attacks import PGD, check, search
 from ..losses import stop_grad_cosine, symmetric_cosine
-from ..norm import batch_norms, check_split_norm, norm_branch
+from ..norm import batch_norms, norm_branch
 from ..taps import paper_layers, tap, tap_dims
 from ._base import Method, Terms, accuracy, precise
 from ._early import Early
@@ -41,6 +41,7 @@ class ARAT(Method):
     """
 
     Config = ARATConfig
+    clean_branch = "aux"
     config: ARATConfig
     balance: Tensor
 
@@ -49,10 +50,6 @@ class ARAT(Method):
     ) -> None:
         super().__init__(model, config, teacher=teacher, **kwargs)
         config = self.config
-        if config.noisy_clean and self.attack.norm != "linf":
-            raise ValueError(
-                f"noisy_clean reproduces a bug of the official attack: it needs norm='linf', not {self.attack.norm!r}"
-            )
         self.needs_clean_accuracy = config.auto_balance
         self.layers = paper_layers(self.model) if tuple(config.layers) == ("paper",) else tuple(config.layers)
         split(self.model, config.split_norm)
@@ -80,6 +77,14 @@ class ARAT(Method):
         """Balance the two cross-entropies by it (official code: `train_acc`)."""
         self.balance.fill_(accuracy)
 
+    def checked(self, attack: PGD) -> PGD:
+        attack = super().checked(attack)
+        if self.config.noisy_clean and attack.norm != "linf":
+            raise ValueError(
+                f"noisy_clean reproduces a bug of the official attack: it needs norm='linf', not {attack.norm!r}"
+            )
+        return attack
+
     def clean_logits(self, x: Tensor) -> Tensor:
         """Logits NxK of clean images in [0, 1] by the auxiliary branch (official code: `train_acc` of the clean BN)."""
         with self._branch("aux"):
@@ -93,7 +98,7 @@ class ARAT(Method):
             if not self.config.noisy_clean:
                 return super().perturb(x, y, start, attack)
             check(x, y, start)
-            attack = attack or self.attack
+            attack = self.checked(attack or self.attack)
             x = x + torch.empty_like(x).uniform_(-attack.radius, attack.radius)
             # Unclamped, as the official code: the centre of the ball may leave [0, 1], which `attack.perturb` refuses.
             return x, search(replace(attack, random_start=False), self.network, x, y).x_adv
@@ -130,11 +135,8 @@ class ARAT(Method):
             "invariance": torch.stack(distances).mean(),
             "ce_clean": F.cross_entropy(logits_clean, y),
         }
-        log = {
-            "balance": self.balance.clone(),
-            "acc_adv": accuracy(logits_adv, y),
-            "acc_clean": accuracy(logits_clean, y),
-        }
+        log = {"balance": self.balance.clone()} if self.config.auto_balance else {}
+        log |= {"acc_adv": accuracy(logits_adv, y), "acc_clean": accuracy(logits_clean, y)}
         return Terms(losses, self._weights, logits_adv, log)
 
     @property
@@ -161,11 +163,15 @@ class ARAT(Method):
     def _branch(self, branch: Literal["main", "aux", "both"]) -> Any:
         if self.config.split_norm == "none":
             return nullcontext()
-        check_split_norm(self.model)
         return norm_branch(self.model, branch)
 
     def _distance(self, layer: int, z_adv: Tensor, z: Tensor) -> Tensor:
         """The invariance term of one layer: NxC, NxC to a scalar."""
+        if self.training and len(self.predictors) and len(z) < 2:
+            raise ValueError(
+                "ARAT's predictor normalises over the images of a batch, and this one has a single image: take 2 or "
+                "more a process (data.batch_size), or predictor='none' (method.predictor)"
+            )
         h_adv = self.predictors[layer](z_adv) if self.config.predictor == "adversarial" else z_adv
         h = self.predictors[layer](z) if self.config.predictor == "clean" else z
         match self.config.anchor:

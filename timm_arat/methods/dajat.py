@@ -67,7 +67,7 @@ class DAJAT(DivergenceAttack):
                 "warm_start) out, or set views=0"
             )
         check(x, y, start)
-        attack = attack or self.attack
+        attack = self.checked(attack or self.attack)
         views = [x, *(autoaugment(x, self.config.policy) for _ in range(self.config.views))]
         found = []
         for number, view in enumerate(views):

@@ -9,7 +9,7 @@ from ..losses import prediction_divergence
 from ..pixels import in_pixels
 from ._base import Terms, accuracy, precise
 from ._divergence import DivergenceAttack
-from ._frozen import Frozen
+from ._frozen import Frozen, check_classes
 from .configs import HATConfig
 
 
@@ -27,7 +27,7 @@ class HAT(DivergenceAttack):
         model, config, attack, settings: see `Method`.
 
     Raises:
-        ValueError: no teacher, or an attack without a random start.
+        ValueError: no teacher, or one of other classes; or an attack without a random start.
     """
 
     Config = HATConfig
@@ -38,6 +38,7 @@ class HAT(DivergenceAttack):
     ) -> None:
         super().__init__(model, config, teacher=teacher, **kwargs)
         assert teacher is not None
+        check_classes(self.model, teacher)
         self.teacher = Frozen(in_pixels(teacher))
 
     @classmethod

@@ -12,6 +12,7 @@ from ..norm import norm_branch
 from ..pixels import in_pixels
 from ._base import Terms, accuracy, precise
 from ._divergence import DivergenceAttack
+from ._frozen import check_classes
 from ._split import split
 from .configs import LBGATConfig
 
@@ -33,10 +34,11 @@ class LBGAT(DivergenceAttack):
         model, config, attack, settings: see `Method`.
 
     Raises:
-        ValueError: no teacher, an attack without a random start, or no norm of the kind to split.
+        ValueError: no teacher, or one of other classes; an attack without a random start; no norm of the kind to split.
     """
 
     Config = LBGATConfig
+    clean_branch = "aux"
     config: LBGATConfig
     trained_along = ("teacher",)
 
@@ -45,6 +47,7 @@ class LBGAT(DivergenceAttack):
     ) -> None:
         super().__init__(model, config, teacher=teacher, **kwargs)
         assert teacher is not None
+        check_classes(self.model, teacher)
         split(self.model, self.config.split_norm)
         self.teacher = in_pixels(teacher)
 

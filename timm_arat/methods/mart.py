@@ -16,7 +16,8 @@ class MART(Method):
     (YisenWang/MART 2d83e17): nothing is detached, so the gradient also flows through p(x) and through 1 - p_y(x); the
     attack climbs the cross-entropy in eval mode; clean images pass before the adversarial ones, each with statistics
     of their own. Deviations: the attack starts from a uniform point of the ball, not from x + 0.001 N(0, 1), and the
-    logarithms are log-softmaxes, where the authors add 1e-12 to the probabilities.
+    logarithms are log-softmaxes, where the authors add 1e-12 to the probabilities. With mixed labels, which the authors
+    have not, k runs over the classes of the smallest share.
     """
 
     Config = MARTConfig
@@ -25,7 +26,8 @@ class MART(Method):
     def terms(self, x: Tensor, y: Tensor, x_adv: Tensor) -> Terms:
         logits_clean, logits_adv = precise(self.network(x)), precise(self.network(x_adv))  # NxK each
         share = one_hot(y, logits_adv)  # NxK
-        others = logits_adv.softmax(-1).masked_fill(share == share.amax(-1, keepdim=True), 0).amax(-1)
+        wrong = share <= share.amin(-1, keepdim=True)  # of mixed labels, both classes of the mixture are right
+        others = logits_adv.softmax(-1).masked_fill(~wrong, 0).amax(-1)
         divergence = F.kl_div(
             logits_adv.log_softmax(-1), logits_clean.log_softmax(-1), reduction="none", log_target=True
         )

@@ -62,8 +62,11 @@ def _scaled(y: Tensor, norm: _BatchNorm) -> Tensor:
 def _normalised(norm: _BatchNorm, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """torch's BatchNorm by the statistics of `norm`, which it updates in training, with these affine parameters."""
     factor = 0.0 if norm.momentum is None else norm.momentum
-    if norm.training and norm.num_batches_tracked is not None:
+    moves = norm.training and norm.track_running_stats  # an attack switches it off, see `attacks.PGD`
+    if moves and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
         factor = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else factor
     of_batch = norm.training or norm.running_mean is None
-    return F.batch_norm(x, norm.running_mean, norm.running_var, weight, bias, of_batch, factor, norm.eps)
+    known = norm.running_mean, norm.running_var
+    mean, var = known if moves or not norm.training else (None, None)
+    return F.batch_norm(x, mean, var, weight, bias, of_batch, factor, norm.eps)

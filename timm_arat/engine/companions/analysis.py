@@ -140,14 +140,15 @@ class Analysis(Companion):
             with branch_if_split(network, "main"):
                 pairs = zip(x.split(size), y.split(size), strict=True)
                 x_adv = torch.cat([self.attack_by(network, xb.to(device), yb.to(device)).cpu() for xb, yb in pairs])
-            seen = see(network, x, x_adv, self.layers, batch=size)
+            seen = see(network, x, x_adv, self.layers, batch=size, own=self.method.clean_branch == "aux")
         return Seen.joined(gather_object([seen])) if self.accelerator.num_processes > 1 else seen
 
     @torch.no_grad()
     def _predicted(self, seen: Seen) -> dict[str, Tensor]:
         """What ARAT's predictors make of the adversarial features, in eval mode, as `predicted/LAYER`."""
         predictors = getattr(self.method, "predictors", ())
-        if len(predictors) != len(seen.adv) or self.config.layers:
+        of_adversarial = getattr(self.method.config, "predictor", None) == "adversarial"
+        if not of_adversarial or len(predictors) != len(seen.adv) or self.config.layers:
             return {}
         with evaluating(self.method):
             return {

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ...methods import Method
 from ...modes import keep_modes
-from ..batches import stack
+from ..batches import seed_of, stack
 from ..config import TrainConfig
 from ..measure import average_statistics
 from ._base import Companion
@@ -79,11 +79,15 @@ class Average(Companion):
         self.average.load_state_dict(state)
 
     def _batches(self) -> Iterable[tuple[Tensor, Tensor]]:
-        """The first training images of this process's share, augmented as in this epoch."""
-        images, size, device = self.session.images, self.session.config.data.batch_size, self.accelerator.device
-        share = range(self.accelerator.process_index, len(images), self.accelerator.num_processes)
+        """This process's share of random training images, augmented as in this epoch; the same in each epoch."""
+        images, config, device = self.session.images, self.session.config, self.accelerator.device
+        size = config.data.batch_size
+        # Not the first ones: folders of images come class by class, and the statistics would be those of a few classes.
+        generator = torch.Generator().manual_seed(seed_of(config.seed, "average"))
+        order = torch.randperm(len(images), generator=generator).tolist()
+        share = order[self.accelerator.process_index :: self.accelerator.num_processes]
         for start in range(0, min(self.config.batches, len(self.session.loader)) * size, size):
-            x, y = stack(images.__getitems__(list(share[start : start + size])))
+            x, y = stack(images.__getitems__(share[start : start + size]))
             yield x.to(device), y.to(device)
 
 
@@ -91,7 +95,8 @@ def reestimate(method: Method, batches: Iterable[tuple[Tensor, Tensor]]) -> None
     """Replace the running statistics of every BatchNorm, both branches, by their mean over `batches`, in place.
 
     Averaged weights have activations of their own, so the statistics of the steps do not fit them. Each batch takes the
-    method's own passes, in float32, so each branch sees its kind of image; the attack uses the batch's statistics.
+    method's own passes, in float32, so each branch sees its kind of image; the attack uses the batch's statistics, but
+    where norms are frozen.
     """
     # modules() has each branch of a split norm as a module of its own, once.
     frozen = {id(norm) for norm in method.frozen_norms}

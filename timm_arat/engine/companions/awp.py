@@ -3,8 +3,9 @@
 Before a step each weight moves by `gamma` of its own length in the direction that raises the loss on the step's images;
 the gradient and the optimizer's step are taken there; then the weight moves back.
 
-As in the authors' code (csdongxian/AWP a7acf5d), weights are the parameters of two dimensions or more, so neither norms
-nor biases; weight decay sees the perturbed ones; and finding the direction leaves the running statistics alone.
+As in the authors' code (csdongxian/AWP a7acf5d), weights are the parameters called so of two dimensions or more, so
+neither norms nor biases nor a transformer's embeddings of positions; weight decay sees the perturbed ones; and finding
+the direction leaves the running statistics alone.
 Deviations: the direction is the gradient itself, where the authors take one SGD step of a copy of the network; after
 their normalisation to the weight's length the two are the same. And the weights of a method's predictors are perturbed.
 """
@@ -32,7 +33,11 @@ class AWP(Companion):
     def __init__(self, session: "Session") -> None:
         super().__init__(session)
         self.config = session.config.awp
-        self.weights: list[Tensor] = [p for p in self.method.averaged().parameters() if p.requires_grad and p.ndim > 1]
+        self.weights: list[Tensor] = [
+            parameter
+            for name, parameter in self.method.averaged().named_parameters()
+            if parameter.requires_grad and parameter.ndim > 1 and "weight" in name.rpartition(".")[2]
+        ]
         self.active = True
 
     @classmethod

@@ -10,6 +10,8 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from ...attacks import PGD
 from ...data import subset, tensors
 from ...methods import Method, method_class, method_name
@@ -117,15 +119,19 @@ class Guard(Companion):
             self.accelerator, self.method.network, self.measured_by, *self.images, self.batch, self.seed
         )
 
+    def _trained(self) -> nn.ModuleDict:
+        """All that the optimizer trains, a teacher that learns along too: its momentum goes back with its weights."""
+        return nn.ModuleDict(dict(self.method.named_children()))
+
     def _keep(self, step: int) -> None:
-        weights = deepcopy(dict(self.method.averaged().state_dict()))
+        weights = deepcopy(dict(self._trained().state_dict()))
         # The main process alone saves its snapshot, so all must have the same one.
         average_named(self.accelerator, weights.items())
         self.snapshot = {"step": step, "method": weights, "optimizer": deepcopy(self.optimizer.state_dict())}
 
     def _restore(self) -> None:
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.method.averaged().load_state_dict(self.snapshot["method"])
+        self._trained().load_state_dict(self.snapshot["method"])
         self.optimizer.load_state_dict(deepcopy(self.snapshot["optimizer"]))  # torch would train on its tensors
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate  # the schedule goes on
