@@ -22,7 +22,7 @@ from timm_arat.compare.outcome import Line, Outcome, against
 from timm_arat.compare.plot import frontier, plot
 from timm_arat.compare.predict import _stand_alone
 from timm_arat.compare.prediction import load
-from timm_arat.compare.run import check_settings, to_do
+from timm_arat.compare.run import _start, check_settings, finished, to_do
 from timm_arat.compare.table import as_csv, as_json, markdown
 from timm_arat.config import comparisons, dump
 from timm_arat.engine.best import best_epoch
@@ -144,7 +144,7 @@ def test_a_row_stands_on_its_recipe_under_the_protocol(file):
     assert runs[2].config.attack.eps == 0.05 and runs[2].config.method == ARATConfig(weight=10)
 
 
-def test_a_teacher_whose_network_is_not_here_is_trained_again_for_a_row_that_needs_it(file, tmp_path):
+def test_a_teacher_whose_network_is_not_here_is_trained_again_for_a_row_that_needs_it(file, tmp_path, monkeypatch):
     text = file.read_text()
     after = "  hat: {settings: {method: {name: hat}}, after: standard}\nseeds:"
     file.write_text(text.replace("seeds:", after))
@@ -162,6 +162,13 @@ def test_a_teacher_whose_network_is_not_here_is_trained_again_for_a_row_that_nee
         (hat.folder / name).write_text("{}")
     (standard.folder / "model").rmdir()
     assert to_do(runs) == []
+    # Begun anew, it is not finished by what the former training measured.
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: None)
+    (standard.folder / "summary.jsonl").write_text("{}")
+    _start(standard, 1)
+    assert not finished(standard) and not (standard.folder / "summary.jsonl").exists()
+    for name in ("results.json", "results_last.json"):
+        (standard.folder / name).write_text("{}")
     # A teacher that itself had one.
     pupil = replace(hat, row="pupil", after=(hat.name,), config=replace(hat.config, output=str(tmp_path / "pupil-0")))
     assert to_do([*runs, pupil]) == [standard, hat, pupil]

@@ -19,7 +19,7 @@ def quiet(model: nn.Module, norm_mode: NormMode) -> Iterator[None]:
 
     Parameters are frozen inside: the attack needs no weight gradients, which saves a third of its backward pass and
     their memory. See `PGD` for `norm_mode`. A norm that is in eval mode while the model trains is frozen: it normalises
-    by its running statistics in every mode.
+    by its running statistics in `batch` mode, too.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
@@ -32,8 +32,6 @@ def quiet(model: nn.Module, norm_mode: NormMode) -> Iterator[None]:
             model.train()  # by way of train mode: drops attention biases cached from older weights, see keep_modes
             if norm_mode != "train":
                 model.eval()
-            for norm in frozen:
-                norm.training = False
             if norm_mode == "batch":
                 for norm in (m for m in norms if m not in frozen):
                     norm.training = True  # itself alone: the drop inside timm's BatchNormAct2d stays in eval mode

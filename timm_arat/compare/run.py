@@ -138,8 +138,10 @@ def _start(run: Run, jobs: int) -> "subprocess.Popen[bytes]":
     if any((run.folder / "checkpoints").glob("epoch-*")):
         words += ["--resume", "true"]
     else:
-        # Of an epoch that ended without a checkpoint, so it is trained again.
-        (run.folder / "summary.jsonl").unlink(missing_ok=True)
+        # Of an epoch without a checkpoint, or of a finished run whose network is not here: the numbers of two
+        # trainings must not stand together in the table.
+        for name in ("summary.jsonl", *RESULTS):
+            (run.folder / name).unlink(missing_ok=True)
     with _beside(run, "log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "timm_arat.compare.child", *words],
