@@ -10,9 +10,10 @@ from typing import Any
 import timm
 
 from timm_arat.config import cli, read
-from timm_arat.evaluation import Robustness, eps_text
+from timm_arat.evaluation import Paired, Robustness, compare, eps_text
 from timm_arat.evaluation._score import cell
 from timm_arat.hub import RobustRow, list_robust
+from timm_arat.hub._files import TWIN
 from timm_arat.models._json import read_config, read_json
 from timm_arat.models._weights import CARDS, WHEEL_BYTES
 
@@ -81,7 +82,7 @@ def entries() -> list[Entry]:
 
 
 def page(found: list[Entry]) -> list[str]:
-    """Markdown: for each tag a table of ours and of the rivals."""
+    """Markdown: for each tag a table of ours and of the rivals; then ours beside their twins."""
     rivals = read_json(CARDS / "rivals.json")
     lines: list[str] = []
     for tag in dict.fromkeys(entry.tag for entry in found):
@@ -100,7 +101,32 @@ def page(found: list[Entry]) -> list[str]:
                 clean, robust = each["clean"], each["autoattack"]
                 lines.append(f"| {each['name']} | {clean} | {robust} | {clean + robust:.2f} |")
         lines.append("")
-    return lines[:-1]
+    return lines + twins(found)
+
+
+def twins(found: list[Entry]) -> list[str]:
+    """A table of the checkpoints that have a twin, the same backbone by another method, paired on the same images."""
+    lines = [
+        "## Beside their twins",
+        "",
+        "The same backbone by another method at equal budget, on the same images: the checkpoint's accuracy less its",
+        "twin's, with the p-value of McNemar's exact test. Checkpoints that are missing here have no twin yet.",
+        "",
+        "| checkpoint | twin | clean | PGD-20 | AutoAttack |",
+        "|---|---|---|---|---|",
+    ]
+    for entry in found:
+        there = CARDS / entry.row.name / TWIN
+        if there.is_file():
+            twin = Robustness.load(there)
+            pairs = compare(entry.results, twin)
+            cells = [_paired(pairs[name]) if name in pairs else "-" for name in ("clean", "pgd", "autoattack")]
+            lines.append(f"| {entry.row.name} | {twin.model} | {' | '.join(cells)} |")
+    return lines
+
+
+def _paired(pair: Paired) -> str:
+    return f"{100 * pair.difference:+.1f} (p = {pair.p_value:.2g}, n={pair.n})"
 
 
 def _line(entry: Entry) -> str:
