@@ -109,8 +109,8 @@ def twins(found: list[Entry]) -> list[str]:
     lines = [
         "## Beside their twins",
         "",
-        "The same backbone by another method at equal budget, on the same images: the checkpoint's accuracy less its",
-        "twin's, with the p-value of McNemar's exact test. Checkpoints that are missing here have no twin yet.",
+        "The same backbone by another method, on the same images: the checkpoint's accuracy less its twin's, with the",
+        "p-value of McNemar's exact test. How long each was trained is on the card. What is missing here has no twin.",
         "",
         "| checkpoint | twin | clean | PGD-20 | AutoAttack |",
         "|---|---|---|---|---|",

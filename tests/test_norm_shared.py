@@ -152,8 +152,7 @@ def test_arats_first_step_is_that_of_the_whole_split_or_of_none(which, like):
 def test_an_attack_by_the_batch_s_statistics_moves_none(share):
     torch.manual_seed(0)
     model = timm.create_model("resnet20_cifar", num_classes=10, layers=(1, 1), channels=(8, 8), stem_width=8)
-    apart = {"affine": "affine", "statistics": "statistics"}[share]
-    method = ARAT(model, attack=PGD(eps=0.1, steps=2, norm_mode="batch"), split_norm=apart)
+    method = ARAT(model, attack=PGD(eps=0.1, steps=2, norm_mode="batch"), split_norm=share)
     method.train()
     before = copy.deepcopy(dict(method.named_buffers()))
     method.perturb(torch.rand(8, 3, 8, 8), torch.randint(10, (8,)))

@@ -12,8 +12,7 @@ def draw(runs: Mapping[str, Rows], folder: Path) -> list[Path]:
     """Draw `runs`, rows by the run's name, into `folder`: a panel a pair or layer, a line a run. Returns the files.
 
     analysis_similarity.png, ..._conflict.png and ..._norms.png are over optimizer steps, ..._distance.png and
-    ..._drift.png over epochs; one
-    for which no run has rows is left out.
+    ..._drift.png over epochs; one for which no run has rows is left out.
 
     Raises:
         ImportError: matplotlib is not installed.
