@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -201,7 +202,8 @@ def test_a_folder_that_is_being_trained_is_refused_until_its_process_is_gone(sto
 
 def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("timm_arat.engine.train.time.strftime", lambda form: "20260101-000000")
+    real = time.strftime  # it is everybody's: what is imported meanwhile asks it for times of its own
+    monkeypatch.setattr(time, "strftime", lambda form, *when: real(form, *when) if when else "20260101-000000")
     for _ in range(2):
         train(replace(tiny(tmp_path, method=StandardConfig(), epochs=1), output=None))
         forget()
