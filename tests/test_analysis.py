@@ -170,7 +170,10 @@ def test_a_training_is_bitwise_the_one_without_and_the_command_reads_it(tmp_path
             main()
         assert "give --data.name, too" in capsys.readouterr().err
     main()
-    first, second, alone = (json.loads((Path(each) / "analysis.json").read_text()) for each in (*runs, model))
+    first, second, alone = (
+        json.loads(each.read_text())
+        for each in (*(Path(run) / "analysis.json" for run in runs), Path(f"{model}.analysis.json"))
+    )
     kept = {"format", "threat", "data", "method", "weights", "conflict", "layers"}
     assert {key: first[key] for key in kept} == {key: second[key] for key in kept}  # the same weights
     assert first["conflict"]["whole"]["pairs"]["ce_adv|invariance"]["cos"]["n"] == 2

@@ -183,9 +183,11 @@ def test_another_name_on_the_command_line_drops_what_belonged_to_the_old_one_and
 
     config = run("--config", recipe, "--model.name", "vit", "--model.kwargs.depth", "3", belongings=BELONGINGS)
     assert config.model == Model("vit", {"depth": 3}) and config.method.weight == 30
-    assert capsys.readouterr().err == f"train: model.kwargs={{'layers': [1, 1]}} of {recipe} {why}"
+    assert capsys.readouterr().err == f"train: model.kwargs.layers=[1, 1] of {recipe} {why}"
     run("--config", recipe, "--model.name", "vit", "--model.kwargs", "{a: 1}", belongings=BELONGINGS)
     assert capsys.readouterr().err == "", "given here, so nothing that was asked for is left out"
+    run("--config", recipe, "--model.name", "vit", "--model.kwargs.layers", "[2]", belongings=BELONGINGS)
+    assert capsys.readouterr().err == "", "and so here"
     assert run("--config", recipe, "--model.name", "vit").model.kwargs == {"layers": [1, 1]}, "belongs to nothing here"
 
 
@@ -466,6 +468,14 @@ def train_config(*words: str, **kwargs: Any) -> Any:
     from timm_arat.engine.recipe import BELONGINGS, VARIANTS
 
     return read(TrainConfig, words, variants=VARIANTS, belongings=BELONGINGS, prog="x", description="", **kwargs)
+
+
+@pytest.mark.parametrize("recipe", [(), ("--config", "cifar10_resnet20")], ids=str)
+def test_an_eps_of_one_norm_is_not_taken_for_another(recipe):
+    with pytest.raises(ValueError, match="eps must be given for norm='l2'"):
+        train_config(*recipe, "--attack.norm", "l2")
+    assert train_config(*recipe, "--attack.norm", "l2", "--attack.eps", "0.5").attack.radius == 0.5
+    assert train_config(*recipe, "--attack.norm", "linf").attack.radius == 8 / 255
 
 
 def test_what_a_recipe_says_of_its_method_data_or_network_goes_with_the_name(capsys):

@@ -360,6 +360,11 @@ def test_hugging_face_folders_are_read_with_their_class_names(tmp_path, monkeypa
     assert "has no column 'y': give data.target_key, one of" in message(replace(config, target_key="y"))
     # As a published checkpoint calls its data, whose publisher had it in a folder.
     assert "give its path: data.name=hfds/PATH/pets" in message(replace(config, name="hfds/pets"))
+    # Without a network `datasets` answers for that name with whatever folder of it was last read.
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    assert "is of a folder elsewhere: give its path, data.name=hfds/PATH/hub" in message(
+        replace(config, name="hfds/hub")
+    )
 
 
 @needs_cifar

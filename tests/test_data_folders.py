@@ -53,6 +53,9 @@ def test_an_empty_class_keeps_its_name_and_number(tmp_path, name):
     data = read(tmp_path, name)
     assert data.class_names == ("ant", "bee", "cat", "dog") and data.test.labels.tolist() == [1, 3]
     assert data.num_classes == 4
+    assert data.notes[-1] == "test: 2 of 4 classes have no image: 'ant', 'cat'"
+    fill(tmp_path / "test", "__MACOSX/dog/._0.png")
+    assert read(tmp_path, name).num_classes == 4 or name != "folder"
 
 
 def test_numbers_in_names_sort_as_numbers_and_hidden_or_loose_files_are_left_out(tmp_path):
@@ -74,7 +77,9 @@ def test_an_archive_is_read_as_the_folder_in_it(tmp_path):
     for root in ("folder", "tar"):
         data = read(tmp_path / root)
         assert data.class_names == ("a", "b", "empty") and data.test.labels.tolist() == [0, 1]
-        assert len(data.notes) == 1 and data.notes[0].endswith("'a/readme.txt'")
+        assert data.notes[0].endswith("'a/readme.txt'") and data.notes[1].endswith(
+            "1 of 3 classes have no image: 'empty'"
+        )
 
 
 def test_timm_s_own_list_of_endings_is_put_back(tmp_path):

@@ -231,6 +231,25 @@ def test_fine_tuning_freezes_the_norms_that_are_asked_for(run, tmp_path, frozen)
             "model.kwargs.img_size is .8, 16.: images are square here",
         ),
         ({"model": ModelConfig("resnet20_cifar", kwargs={"num_classes": 5})}, "num_classes: the data decide it"),
+        (
+            {"model": ModelConfig("resnet20_cifar", kwargs={"checkpoint_path": "a"})},
+            "checkpoint_path is no argument of",
+        ),
+        (
+            {
+                "teacher": ModelConfig("resnet18", kwargs={"features_only": True}),
+                "method": ARATConfig(anchor="teacher"),
+            },
+            "teacher.kwargs.features_only is no argument",
+        ),
+        (
+            {"model": ModelConfig("test_vit")},
+            "built for images of 160 pixels, and the data are of 8: give model.kwargs",
+        ),
+        (
+            {"model": ModelConfig("test_vit", kwargs={"img_size": 16})},
+            "of 16 pixels, .* one number; leave the latter out",
+        ),
         ({"data": replace(DATA, batch_size=4096)}, "lower data.batch_size"),
         ({"optimizer": OptimizerConfig(name="adahessian")}, "adahessian needs second derivatives"),
         (

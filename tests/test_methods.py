@@ -479,3 +479,16 @@ def test_a_targeted_attack_is_refused_in_training():
     method = Madry(backbone(), attack=ATTACK)
     with pytest.raises(ValueError, match=r"attack.targeted"):
         method.perturb(*batch(), attack=PGD(targeted=True))
+
+
+def test_a_network_that_is_none_of_timms_is_refused_before_it_is_changed():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    network.pretrained_cfg = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    for layers, missing in (((), "feature_info is missing"), (("0",), "pretrained_cfg has no input_size")):
+        with pytest.raises(ValueError, match=f"Sequential is no timm model, its {missing}"):
+            ARAT(network, ARATConfig(layers=layers))
+    assert not is_split(network)
+    x, y = batch()
+    for images, labels in ((x.numpy(), y), (x, y.numpy())):
+        with pytest.raises(ValueError, match="must be a torch.Tensor; these are of ndarray"):
+            Madry(backbone(), attack=ATTACK).perturb(images, labels)

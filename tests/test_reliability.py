@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import random
+import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +28,9 @@ from timm_arat.engine.train import train
 from timm_arat.methods import StandardConfig
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
+TINY = "--evaluation.attacks [clean] --validation.steps 1 --attack.steps 1 --model.kwargs.channels [8,16]".split()
 
 
 class Killed(BaseException):
@@ -151,9 +156,57 @@ def test_a_finished_run_is_extended_and_evaluated_anew(stopped):
     assert anew.pgd is not None and anew.weights == result.weights
 
 
-def test_nothing_to_resume_is_an_error(tmp_path):
+def test_a_run_is_not_shortened_below_what_is_trained_and_a_longer_schedule_is_said(stopped, capsys):
+    recipe = (stopped / "config.yaml").read_text()
+    with pytest.raises(ValueError, match="epochs=1: .* is trained for 2 epochs already; give at least 2"):
+        train(standard(stopped, epochs=1, resume=True))
+    assert (stopped / "config.yaml").read_text() == recipe
+    forget()
+    capsys.readouterr()
+    train(standard(stopped, epochs=4, resume=True))
+    assert "to 4 epochs in the place of 2: the cosine schedule is now over these" in capsys.readouterr().out
+
+
+def test_nothing_to_resume_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="holds no checkpoint to resume from"):
         train(tiny(tmp_path / "run", resume=True))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="resume: of which run"):
+        train(replace(tiny(tmp_path), output=None, resume=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_left_of_a_run_that_could_not_begin(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="less than one batch"):
+        train(tiny(tmp_path / "run", data=replace(DATA, batch_size=4096)))
+    forget()
+    # Without a GPU accelerate takes each process of a launcher for the only one.
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="began 2 processes, .*ACCELERATE_USE_CPU=true accelerate launch --multi_gpu"):
+        train(tiny(tmp_path / "run"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_sigterm_in_the_evaluation_leaves_what_a_resume_goes_on_from(tmp_path, monkeypatch, capsys):
+    from timm_arat.engine import finish
+    from timm_arat.train import main
+
+    def stopped(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "evaluate", stopped)
+        patch.setattr(
+            sys, "argv", ["train.py", "--epochs", "1", "--twin", "null", "--output", str(tmp_path / "run"), *TINY]
+        )
+        with pytest.raises(SystemExit) as stop:
+            main()
+    signal.signal(signal.SIGTERM, before)
+    assert stop.value.code == 130
+    assert (
+        f"stopped; `accelerate launch recipes/train.py --resume {tmp_path / 'run'}` goes on" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("what", ["loss", "weight"])
@@ -171,7 +224,7 @@ def test_nothing_is_saved_of_a_training_that_ran_away(tmp_path, monkeypatch, wha
 
     monkeypatch.setattr(Loop, "_step", broken)
     config = tiny(tmp_path / "run", method=StandardConfig(), epochs=3, log_every=1000)
-    with pytest.raises(ValueError, match="not finite.*last checkpoint is intact"):
+    with pytest.raises(ValueError, match="not finite.*a checkpoint of before"):
         train(config)
     forget()
     for path in (tmp_path / "run").rglob("*.safetensors"):

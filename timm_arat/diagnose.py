@@ -82,8 +82,10 @@ def main() -> None:
     folder = Path(options.output) if options.output else _folder(options.models)
     folder.mkdir(parents=True, exist_ok=True)
     markdown = table.markdown(found, along)
-    write_text(folder / "analysis.md", markdown)
-    print(f"\n{markdown}")
+    several = len(options.models) > 1 or options.output
+    page = folder / ("analysis.md" if several else beside(options.models[0], "analysis.md").name)
+    write_text(page, markdown)
+    print(f"\n{markdown}\nwritten to {page}")
     if options.figures:
         for path in figures.draw(along, folder):
             print(f"drawn to {path}")

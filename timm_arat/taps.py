@@ -56,8 +56,18 @@ def tap_dims(model: nn.Module, layers: Sequence[str] = (), *, in_chans: int | No
     """Width C of every feature that `tap` gives. Named layers cost one pass over a black image, in eval mode.
 
     The image has the size of the patch embedding or else of `pretrained_cfg`, and `in_chans` channels if given.
+
+    Raises:
+        ValueError: as `tap` does, or the model lacks what timm's models say of themselves.
     """
     timm_model: Any = model
+    known = "feature_info" if not layers else "pretrained_cfg"
+    if not getattr(model, known, None) or (layers and "input_size" not in timm_model.pretrained_cfg):
+        raise ValueError(
+            f"{type(model).__name__} is no timm model, its {known} "
+            + ("has no input_size: " if layers else "is missing: name the layers whose features to take, or ")
+            + "build it with timm.create_model"
+        )
     if not layers:
         return {"last": timm_model.feature_info[-1]["num_chs"]}
     weight = next(model.parameters())

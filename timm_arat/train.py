@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from .config import cli, is_main_process, read
+from .config import cli, is_main_process, read, recipes
 from .engine.config import TrainConfig
 from .engine.recipe import BELONGINGS, VARIANTS
 
@@ -33,6 +33,7 @@ def main() -> None:
         default_is_of="data.name",
         prog="accelerate launch recipes/train.py",
         description="Train a timm backbone robustly, evaluate it and export it as a plain timm model.",
+        bundled=recipes(),
     )
     config = TrainConfig(**{each.name: getattr(options, each.name) for each in fields(TrainConfig)})
     if is_main_process():
@@ -54,7 +55,8 @@ def main() -> None:
         results = train(config)
     except Interrupted as stop:
         if is_main_process():
-            print(f"stopped; `accelerate launch recipes/train.py --resume {stop}` goes on from there", flush=True)
+            way = f"`accelerate launch recipes/train.py --resume {stop}` goes on from there"
+            print(f"stopped; {way}" if str(stop) else "stopped before it began: nothing is left of it", flush=True)
         sys.exit(130)
     if is_main_process():
         print(f"\n{table(*results)}", flush=True)

@@ -136,6 +136,11 @@ def _loss_and_gradient(model: nn.Module, x_adv: Tensor, objective: Objective, ap
 
 def check(x: Tensor, y: Tensor, start: Tensor | None = None) -> None:
     """ValueError unless these are images in [0, 1], their labels, and a start of their shape."""
+    for name, each in (("images", x), ("labels", y)):
+        if not isinstance(each, Tensor):
+            raise ValueError(
+                f"{name} must be a torch.Tensor; these are of {type(each).__name__}: torch.as_tensor makes one"
+            )
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"images must be NxCxHxW floats in [0, 1]; these are {tuple(x.shape)} {x.dtype}")
     mixed = y.ndim == 2 and y.is_floating_point()

@@ -6,6 +6,7 @@ from timm_arat.config.files import comparisons as comparisons
 from timm_arat.config.files import find as find
 from timm_arat.config.files import recipes as recipes
 from timm_arat.config.reader import dump as dump
+from timm_arat.config.reader import leaves as leaves
 from timm_arat.config.reader import read as read
 
-__all__ = ["cli", "comparisons", "dump", "find", "is_main_process", "read", "recipes"]
+__all__ = ["cli", "comparisons", "dump", "find", "is_main_process", "leaves", "read", "recipes"]

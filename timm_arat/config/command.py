@@ -2,7 +2,9 @@
 
 import functools
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 def cli(main: Callable[[], object]) -> Callable[[], None]:
     """Wrap the `main` of a command: ValueError, OSError and ImportError, which carry what came, what was wanted and
-    the way out, become a last line `error: ...` on stderr and exit code 2; Ctrl-C is exit code 130.
+    the way out, become a last line `error: ...` on stderr and exit code 2; Ctrl-C and SIGTERM are exit code 130.
 
     `TIMM_ARAT_DEBUG=1` lets the traceback through. Other exceptions are our mistakes and keep theirs.
     """
@@ -20,6 +22,8 @@ def cli(main: Callable[[], object]) -> Callable[[], None]:
     @functools.wraps(main)
     def command() -> None:
         try:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's request, as Ctrl-C
             main()
         except KeyboardInterrupt:
             sys.exit(130)

@@ -3,11 +3,10 @@
 import inspect
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, get_type_hints
 
-from timm_arat.config.files import recipes
 from timm_arat.config.options import Option, describe
 from timm_arat.config.variants import Variant
 
@@ -25,16 +24,22 @@ def help_text(
     description: str,
     default: str | None,
     positional: str | None,
+    bundled: Collection[str],
 ) -> str:
     """Usage, description, then every option of `table` under its group, with its value after the chosen recipe."""
     width = max(80, min(120, shutil.get_terminal_size().columns))
     bare = f" {positional.upper()}" if positional else ""
     lines = [
-        f"usage: {prog}{bare} [--config RECIPE] [--OPTION VALUE ...]",
+        f"usage: {prog}{bare} [--config FILE] [--OPTION VALUE ...]",
         "",
         *textwrap.wrap(description, width),
         "",
-        *_row("--config RECIPE", f"a YAML file, or one of {', '.join(recipes())}", default or "", width),
+        *_row(
+            "--config FILE",
+            ", or one of ".join(["a YAML file", ", ".join(bundled)][: 1 + bool(bundled)]),
+            default or "",
+            width,
+        ),
         *_row("--help", "this text, for the recipe and names given", "", width),
     ]
     variants = {group.field: group for group in groups}

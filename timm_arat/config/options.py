@@ -59,10 +59,16 @@ def options(
         default = default_of(field) if instance is MISSING else getattr(instance, field.name)
         if dataclasses.is_dataclass(hint):
             assert isinstance(hint, type)
-            table |= options(hint, f"{key}.", default)
+            table |= options(hint, f"{key}.", MISSING if _is_plain(hint, default) else default)
         else:
             table[key] = Option(hint, default, docs.get(field.name, ""))
     return table
+
+
+def _is_plain(cls: type, default: Any) -> bool:
+    """Whether `default` is what `cls()` makes: what it fills in by other fields, an eps by the norm, is open."""
+    needed = [field for field in dataclasses.fields(cls) if field.init and default_of(field) is MISSING]
+    return not needed and bool(default == cls())
 
 
 def build(cls: type[T], values: Mapping[str, Any], prefix: str = "", **given: Any) -> T:

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ def read(
     prog: str,
     description: str,
     positional: str | None = None,
+    bundled: Collection[str] = (),
 ) -> T:
     """Read the configuration `root`, a frozen dataclass, from a YAML file and command-line options.
 
@@ -46,6 +47,7 @@ def read(
         default: The recipe read when there is no `--config`; None starts from the defaults of `root`.
         default_is_of: An option. Where the command line gives it, there is no default recipe, which is about another.
         positional: The field that a bare first word sets.
+        bundled: Names of the files that came with timm_arat and are of this `root`, for --help.
 
     Raises:
         ValueError: a key, option, name or value that cannot be used, with the nearest that can, and its file.
@@ -72,7 +74,9 @@ def read(
         for path, tree in files.chain(config):
             settings, _ = _stacked(settings, from_yaml(tree, str(path), known, variants), owned, defaults)
     settings, lost = _stacked(settings, given, owned, defaults)
-    lost = {key: value for key, value in lost.items() if key not in {setting.key for setting in given}}
+    again = {setting.key for setting in given}
+    whole = tuple(f"{key}." for key in again if key in table and table[key].free)
+    lost = {key: value for key, value in leaves(lost) if key not in again and not key.startswith(whole)}
     if lost and is_main_process():
         said = ", ".join(f"{key}={value}" for key, value in lost.items())
         print(
@@ -102,6 +106,7 @@ def read(
                 description=description,
                 default=default,
                 positional=positional,
+                bundled=bundled,
             )
         )
         raise SystemExit(0)
@@ -115,6 +120,15 @@ def dump(config: Any, *, variants: Variants) -> str:
         chosen = getattr(config, group.field)
         tree[group.field] = None if chosen is None else {"name": group.name_of(chosen), **_plain(chosen)}
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of nested mappings, by its dotted name; an empty mapping is a value."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _stacked(

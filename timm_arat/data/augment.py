@@ -62,8 +62,10 @@ class Augment:
             cropped, self.colour, _ = _create(size, options, hflip=config.hflip, mean=mean)
             self.erase = Erase(options, mean, std) if options.get("re_prob") else None
         except Exception as error:  # asserts, KeyErrors and more
+            said = str(error) or type(error).__name__
+            known = "; auto_augment is such as rand-m9-mstd0.5-inc1, augmix-m3-w3, 3a or original"
             raise ValueError(
-                f"data.transform: timm does not take {config.transform}: {type(error).__name__} {error}"
+                f"data.transform: timm does not take {config.transform}: {said}{known * ('auto_augment' in options)}"
             ) from error
         if options.get("gaussian_blur_prob") and min(size) < 12:
             raise ValueError(

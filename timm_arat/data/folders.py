@@ -76,7 +76,7 @@ def _parts(path: str) -> Parts:
 
 
 def _is_hidden(parts: Parts) -> bool:
-    return any(part.startswith(".") for part in parts)
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)  # the latter, what macOS adds to a .zip
 
 
 def _listing(root: str, in_tar: bool) -> tuple[list[Parts], list[Parts]]:

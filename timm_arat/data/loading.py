@@ -83,7 +83,11 @@ def load(
     if config.cache != "never":
         for images in found.values():
             images.cache(None if config.cache == "always" else _AUTO_CACHE)
-    notes = tuple(f"{names[each]}: {note}" for each, source in sources.items() for note in source.notes)
+    notes = tuple(
+        f"{names[each]}: {note}"
+        for each, source in sources.items()
+        for note in (*source.notes, *_without_images(source))
+    )
     return Data(
         found.get("train"),
         found.get("val"),
@@ -137,6 +141,15 @@ def _hold_out(config: DataConfig, source: Source) -> tuple[torch.Tensor, torch.T
     is_train = torch.ones(num, dtype=torch.bool)
     is_train[val] = False
     return is_train.nonzero()[:, 0], val
+
+
+def _without_images(source: Source) -> tuple[str, ...]:
+    """What to tell of classes that a split has no image of."""
+    counts = torch.bincount(source.labels, minlength=len(source.class_names)).tolist()
+    empty = [name for name, count in zip(source.class_names, counts, strict=False) if not count]
+    if not empty:
+        return ()
+    return (f"{len(empty)} of {len(source.class_names)} classes have no image: {shortened(empty)}",)
 
 
 def _in_one_list(config: DataConfig, sources: dict[str, Source], names: dict[str, str]) -> dict[str, Source]:

@@ -1,6 +1,7 @@
 """Where images come from: every data set of `timm.data.create_dataset` behind one face, its failures in plain words."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ def open_source(
         assert root is not None
         notes = left_out(root) if kind == "torch" else label_by_folder(dataset.reader, root)
     if kind == "hfds":
+        _check_origin(name, rest, dataset.reader)
         _check_columns(name, dataset.reader)
     if kind in _STREAMS:
         dataset = _drained(dataset, name)
@@ -149,6 +151,19 @@ def _split_root(root: str | None, split: str) -> str:
         f"data.root={root!r} has no split {split!r}; it holds {', '.join(entries) or 'no folders'}: name the right "
         "ones by data.train_split and data.test_split"
     )
+
+
+def _check_origin(name: str, rest: str, reader: Any) -> None:
+    # Without a network `datasets` takes what it has in its cache under a name, also where that is of some folder that
+    # was last read from elsewhere and was called so. It keeps the Hub's by their commit, which is longer than the hash
+    # by which it keeps a folder's.
+    kept = {os.path.basename(os.path.dirname(file["filename"])) for file in reader.dataset.cache_files}
+    if not os.path.isdir(rest) and any(re.fullmatch("[0-9a-f]{16}", each) for each in kept):
+        raise ValueError(
+            f"data set {name!r}: there is no folder {rest!r} (seen from {os.getcwd()}), and what the cache of "
+            "`datasets` has under that name is of a folder elsewhere: give its path, "
+            f"data.name=hfds/PATH/{os.path.basename(rest)}"
+        )
 
 
 def _check_columns(name: str, reader: Any) -> None:

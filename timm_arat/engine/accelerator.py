@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     DataLoaderConfiguration,
     DistributedDataParallelKwargs,
@@ -25,6 +25,8 @@ def start(config: TrainConfig, folder: Path) -> Accelerator:
     """The accelerator, with the CPU threads of this process set where there is no other device."""
     # torch 2.15 has another name for it, which torch 2.6 does not know.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+    # Of weights in channels_last, whose gradients are copied into the buckets: a line a process, and nothing to change.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     accelerator = Accelerator(
         mixed_precision=resolve_precision(config.mixed_precision, _device()),
         gradient_accumulation_steps=config.optimizer.accumulate,
@@ -47,6 +49,25 @@ def start(config: TrainConfig, folder: Path) -> Accelerator:
         threads = config.threads or max(1, cores() // local)
         torch.set_num_threads(threads)  # the launcher sets OMP_NUM_THREADS=1
     return accelerator
+
+
+def process() -> PartialState:
+    """This process among those of its launch, before there is an accelerator; on CPUs where the launcher said so."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def check_launch() -> None:
+    """ValueError where the launcher began several processes of which accelerate, finding no GPU, takes each for itself.
+
+    They would train apart from each other, and all the same.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and process().num_processes == 1:
+        raise ValueError(
+            f"the launcher began {world} processes, and there is no GPU for them to share: on CPUs say "
+            f"`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {world} ...`, or leave "
+            "--multi_gpu out for one process"
+        )
 
 
 def unscaled(accelerator: Accelerator) -> AbstractContextManager[Any]:

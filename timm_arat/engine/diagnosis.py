@@ -13,6 +13,7 @@ from ..data import Data, DataConfig, subset
 from ..evaluation import EvaluationConfig, open_model
 from ..evaluation._known import known
 from ..evaluation._selection import select
+from ..evaluation._where import named_device
 from ..generators import forked
 from ..methods import Method, method_name
 from ..modes import evaluating
@@ -64,7 +65,7 @@ def diagnose(
         ValueError: no such model or run, or no images for it.
     """
     started = time.perf_counter()
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = named_device(device)
     fields: dict[str, Any] = {"format": FORMAT, "model": model, "seed": seed}
     with forked():
         torch.manual_seed(seed)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from accelerate.utils import gather_object
 from torch import nn
@@ -40,7 +41,8 @@ def finish(session: Session, log: Log) -> Robustness:
         export(chosen, folder / "model", model_args=config.model.kwargs, half=config.half, **facts)
     accelerator.wait_for_everyone()
     attacks = config.evaluation.attacks
-    log.say(f"measuring the best weights on the test images: {', '.join(attacks)}")
+    which = "best" if session.validation is not None else "last"  # without held-out images nothing tells the best
+    log.say(f"measuring the {which} weights on the test images: {', '.join(attacks)}")
     # The exported model, not the trained one: its layers are timm's own, and results.json names it by its hash.
     results = _measure(session, log, folder / "model", attacks, "results")
     if session.validation is not None:
@@ -48,7 +50,12 @@ def finish(session: Session, log: Log) -> Robustness:
         last = merge_split_norm(last) if is_split(last) else last
         quick = tuple(name for name in attacks if name != "autoattack")
         _measure(session, log, last, quick, "results_last")
-    log.say(f"exported to {folder / 'model'}: timm.create_model('local-dir:{folder / 'model'}', pretrained=True)")
+    architecture: Any = chosen.pretrained_cfg
+    ours = timm.model_entrypoint(architecture["architecture"]).__module__.startswith("timm_arat.")
+    log.say(
+        f"exported to {folder / 'model'}: timm.create_model('local-dir:{folder / 'model'}', pretrained=True)"
+        + (", after import timm_arat" if ours else "")
+    )
     return results
 
 

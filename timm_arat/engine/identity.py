@@ -1,12 +1,12 @@
 """What a checkpoint is of, so that nothing else goes on from it."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..config import dump
+from ..config import dump, leaves
 from .config import TrainConfig
 from .recipe import VARIANTS
 
@@ -55,7 +55,7 @@ def check_identity(there: Mapping[str, Any], here: Mapping[str, Any], config: Tr
     if differ:
         raise ValueError(
             f"it is of another run: {'; '.join(differ)}. Go on with what it was, or start anew with another --output. "
-            f"May change: {', '.join(name.rstrip('.') for name in MAY_CHANGE)}"
+            f"May change: {', '.join(dict.fromkeys(name.rstrip('.') for name in MAY_CHANGE))}"
         )
 
 
@@ -66,15 +66,6 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 
 def _may_change(key: str) -> bool:
     return any(key == name or (name.endswith(".") and key.startswith(name)) for name in MAY_CHANGE)
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting of a configuration, read as YAML, by its dotted name."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _digest(images: Any) -> str:

@@ -125,8 +125,8 @@ class Log:
 def diverged(what: str) -> ValueError:
     """The error of a training that ran away: `what` is no number any more."""
     return ValueError(
-        f"{what}: lower optimizer.lr, set optimizer.clip_grad, or train without fp16; nothing was saved since, and the "
-        "last checkpoint is intact"
+        f"{what}: lower optimizer.lr, set optimizer.clip_grad, or train without fp16; nothing was saved of it; "
+        "a checkpoint of before, if there is one, is intact"
     )
 
 

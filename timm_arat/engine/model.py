@@ -9,6 +9,7 @@ from torch import nn
 from ..data import Data, load
 from ..models import WeightsNotFoundError, exported
 from ..models import create as create_safely
+from ..models._json import RESERVED, read_config
 from ..names import nearest
 from .config import ModelConfig, TrainConfig
 
@@ -49,6 +50,15 @@ def create(settings: ModelConfig, section: str, input_size: tuple[int, int, int]
     for argument, setting in (("num_classes", "data.num_classes"), ("in_chans", "data.in_chans")):
         if argument in settings.kwargs:
             raise ValueError(f"{section}.kwargs.{argument}: the data decide it; set {setting}, or leave it out")
+    for argument in RESERVED:
+        if argument in settings.kwargs:
+            # An export could not say it again: its own folder is where its weights come from.
+            raise ValueError(
+                f"{section}.kwargs.{argument} is no argument of a network: {section}.name says which, and "
+                f"{section}.pretrained whether with its weights; weights from a file begin with the folder they lie in "
+                "(a run's, or one with config.json and model.safetensors)"
+            )
+    _check_fixed_size(settings, section, name, input_size[-1])
     kwargs = {"num_classes": num_classes, "in_chans": input_size[0], **settings.kwargs}
     target: dict[str, Any] = {"input_size": input_size, "num_classes": num_classes}
     if settings.pretrained:
@@ -80,6 +90,23 @@ def create(settings: ModelConfig, section: str, input_size: tuple[int, int, int]
     if settings.checkpointing:
         model.set_grad_checkpointing(True)
     return model
+
+
+def _check_fixed_size(settings: ModelConfig, section: str, name: str, side: int) -> None:
+    """ValueError where a network that is built for images of one size would see others."""
+    cfg = None if ":" in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
+    given = settings.kwargs.get("img_size")
+    is_fixed = cfg is not None and cfg.fixed_input_size and not settings.kwargs.get("dynamic_img_size")
+    built = given or (cfg.input_size[-1] if cfg is not None and is_fixed else side)
+    if built not in (side, [side, side], (side, side)):
+        raise ValueError(
+            f"{section}: {name} is built for images of {built} pixels, and the data are of {side}: "
+            + (
+                f"{section}.kwargs.img_size and data.image_size are one number; leave the latter out"
+                if given
+                else f"give {section}.kwargs.img_size={side}, by which timm resizes it, or data.image_size={built}"
+            )
+        )
 
 
 def _pool_size(cfg: Any, input_size: tuple[int, int, int]) -> tuple[int, ...] | None:
@@ -124,9 +151,18 @@ def _input_size(config: TrainConfig) -> tuple[int, int, int]:
             raise ValueError(f"model.kwargs.img_size is {size}: images are square here; give one number")
         size = size[0]
     if size is None:
-        name = _timm_name(config.model.name)
-        cfg = None if ":" in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
-        if cfg is None:
-            raise ValueError(f"the input size of {name} is not known before it is loaded: give data.image_size")
-        size = cfg.input_size[-1]
+        size = _own_input_size(_timm_name(config.model.name))
     return config.data.in_chans, int(size), int(size)
+
+
+def _own_input_size(name: str) -> int:
+    """Height of the images that the network `name` was made for; ValueError where only the Hub knows."""
+    if name.startswith("local-dir:"):
+        fields = read_config(Path(name.removeprefix("local-dir:")) / "config.json")
+        cfg = fields.get("pretrained_cfg", fields)
+    else:
+        found = None if ":" in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
+        cfg = {} if found is None else {"input_size": found.input_size}
+    if not cfg.get("input_size"):
+        raise ValueError(f"the input size of {name} is not known before it is loaded: give data.image_size")
+    return int(cfg["input_size"][-1])

@@ -16,6 +16,7 @@ BELONGINGS = {
         "data.input_key", "data.target_key", "data.image_size", "data.in_chans",
     ),
     "model.name": ("model.kwargs", "model.init", "model.freeze_norms"),
+    "attack.norm": ("attack.eps", "attack.step_size"),
     "teacher.name": ("teacher.kwargs",),
     "method.name": ("teacher",),
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,12 +12,13 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 
 from ..config import dump
+from ..config.files import load
 from ..evaluation import Robustness
 from ..evaluation._where import command_line
 from ..files import write_text
 from ..methods import Frozen, method_class, method_name
 from . import checkpoint
-from .accelerator import start, where
+from .accelerator import check_launch, process, start, where
 from .companions import COMPANIONS, Companion
 from .config import ModelConfig, TrainConfig
 from .finish import announce, finish
@@ -37,18 +39,21 @@ def train(config: TrainConfig, companions: Sequence[type[Companion]] = ()) -> li
         Interrupted: a signal came, and a checkpoint was written; its text is the run's folder.
         ValueError: the configuration cannot be used.
     """
+    check_launch()
     kinds = (*COMPANIONS, *companions)
     for kind in kinds:
         kind.check(config)
     for each in both(config):
         method_class(method_name(each.method)).check_teacher(each.method, bool(each.teacher.name))
+    if config.resume and not config.output:
+        raise ValueError("resume: of which run? Name its folder: --resume runs/NAME")
     output = config.output or _folder(config)
     config = replace(config, output=output)
     try:
         results = [_run(each, kinds) for each in both(config)]
     except (Interrupted, KeyboardInterrupt):
         # In the loop a signal leaves a checkpoint first; after it, the evaluation keeps its own state.
-        raise Interrupted(output) from None
+        raise Interrupted(output if Path(output).is_dir() else "") from None
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -69,7 +74,18 @@ def _run(config: TrainConfig, companions: Sequence[type[Companion]]) -> Robustne
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = start(config, folder)
     with locked(folder, accelerator.is_main_process):
-        return _train(config, companions, folder, accelerator, newest if config.resume else None)
+        try:
+            return _train(config, companions, folder, accelerator, newest if config.resume else None)
+        except BaseException:
+            if accelerator.is_main_process:
+                _remove_if_empty(folder)
+            raise
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Nothing is left of a run that ended before it began, but for the reason that its user reads."""
+    if not any(path.is_file() and path.name != ".lock" for path in folder.rglob("*")):
+        shutil.rmtree(folder)
 
 
 def _train(
@@ -84,6 +100,7 @@ def _train(
     session = prepare(config, folder, accelerator, companions, log.say)
     checkpoint.check_room(session)
     position = checkpoint.load(session, log, newest) if newest else checkpoint.Position()
+    longer = _check_epochs(config, folder, position) if newest else ""
     if accelerator.is_main_process:
         # A recipe for whoever wants the same again: where it ran is not part of it.
         recipe = dump(replace(config, output=None, resume=False), variants=VARIANTS)
@@ -98,18 +115,36 @@ def _train(
     height, width = session.data.size
     log.say(
         f"{method_name(config.method)} on {config.data.name}: {config.model.name}, {parameters / 1e6:.2f} M weights, "
-        f"{len(session.images)} training images of {height}x{width} pixels, "
+        f"{len(session.images)} training images of {height}x{width} pixels in "
+        f"{session.data.num_classes} classes, "
         f"{len(session.loader)} steps an epoch; {where(accelerator)}; to {folder}"
     )
     for note in filter(None, (*config.notes(), *session.data.notes, announce(session), _random_teacher(session))):
         log.say(note)
     if newest:
-        log.say(f"resumed from {newest}")
+        log.say(f"resumed from {newest}{longer}")
     Loop(session, log, position).run()
     results = finish(session, log)
     for tracker in accelerator.trackers:
         tracker.finish()
     return results
+
+
+def _check_epochs(config: TrainConfig, folder: Path, position: checkpoint.Position) -> str:
+    """ValueError where a run is to end before where it stands; what to say where it is to end elsewhere than before."""
+    if (position.epoch, position.step) > (config.epochs, 0):
+        done = f"{position.epoch} epochs" + (f" and {position.step} steps" if position.step else "")
+        raise ValueError(
+            f"epochs={config.epochs}: {folder} is trained for {done} already; give at least "
+            f"{position.epoch + bool(position.step)}"
+        )
+    before = load(folder / "config.yaml").get("epochs") if (folder / "config.yaml").is_file() else None
+    if before in (None, config.epochs) or config.optimizer.schedule in ("constant", "none"):
+        return ""
+    return (
+        f"; to {config.epochs} epochs in the place of {before}: the {config.optimizer.schedule} schedule is now over "
+        "these, so the learning rate goes on from another value than it ended at"
+    )
 
 
 def _random_teacher(session: Session) -> str:
@@ -147,7 +182,7 @@ def _folder(config: TrainConfig) -> str:
     """A new folder under runs/, made here so that no other run takes it; with several processes by the main one."""
     name = f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{method_name(config.method)}-{config.model.name.replace('/', '_')}"
     found = [name]
-    if PartialState().is_main_process:
+    if process().is_main_process:
         for number in itertools.count(2):
             try:
                 Path(found[0]).mkdir(parents=True)

@@ -47,6 +47,12 @@ class Options(EvaluationConfig):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attacks", ATTACK_NAMES[: ATTACK_NAMES.index(self.attack) + 1])
+        for name, weaker in (("autoattack_images", "pgd"), ("pgd_images", "clean")):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} is not at least 1; to go without it, give --attack {weaker}")
+        for norm, bounds in self.threats.items():
+            for eps in bounds:
+                EvaluationConfig(norm=norm, eps=eps)  # a bad one is said before anything is looked for
         super().__post_init__()
         kinds = [name for name in ("threats", "corruptions") if getattr(self, name)]
         if len(kinds) == 2 or (kinds and (self.save_adversarial or self.per_class)):

@@ -93,10 +93,16 @@ def _images(result: Robustness) -> tuple[str, str]:
 
 
 def beside(model: str, name: str) -> Path:
-    """`name` in a run's folder, else MODEL.name here: a published checkpoint's card speaks of the files beside it."""
+    """`name` in a run's folder, beside the folder of an exported model, else MODEL.name here.
+
+    Not in the exported folder, which is loaded and published whole; and of a published checkpoint here, since its card
+    speaks of the files beside it.
+    """
     folder = Path(model)
     if (folder / RECORD).is_file():
         return Path(f"{folder.resolve().name}.{name}")
+    if (folder / "config.json").is_file() and not (folder / "config.yaml").is_file():
+        return folder.parent / f"{folder.resolve().name}.{name}"
     if folder.is_dir():
         return folder / name
     return Path(re.sub(r"[^\w.-]+", "_", model) + f".{name}")

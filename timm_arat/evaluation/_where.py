@@ -10,6 +10,21 @@ import torch
 PACKAGES = ("torch", "timm", "timm_arat", "pyautoattack")
 
 
+def named_device(name: str | torch.device | None) -> torch.device:
+    """The device called `name`, such as cpu or cuda:1; if not given cuda where there is one, and else the CPU.
+
+    Raises:
+        ValueError: torch knows no such device, or this machine has none.
+    """
+    try:
+        found = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(f"device={name!r} is not here: {said}; give cpu, cuda, cuda:1 ..., or leave it out") from error
+    return found
+
+
 def versions(*others: str) -> dict[str, str]:
     """Of what a result depends on, and of the packages `others`."""
     return {"python": platform.python_version()} | {package: version(package) for package in (*PACKAGES, *others)}

@@ -52,9 +52,9 @@ class ARAT(Method):
         config = self.config
         self.needs_clean_accuracy = config.auto_balance
         self.layers = paper_layers(self.model) if tuple(config.layers) == ("paper",) else tuple(config.layers)
+        dims = tap_dims(self.model, self.layers, in_chans=self.network.mean.shape[1])  # first: it changes nothing
         split(self.model, config.split_norm)
         self._shares_statistics = config.split_norm in ("none", "affine") and any(batch_norms(self.model))
-        dims = tap_dims(self.model, self.layers, in_chans=self.network.mean.shape[1])
         wanted = dims
         if teacher is not None:
             features = Features(teacher)
