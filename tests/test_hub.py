@@ -68,6 +68,15 @@ def test_an_export_that_does_not_read_back_is_an_error(tmp_path, monkeypatch):
         export(model, tmp_path)
 
 
+def test_a_model_that_timm_could_not_build_again_is_refused_at_once(tmp_path):
+    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    with pytest.raises(
+        ValueError, match="Sequential cannot be exported: it has no pretrained_cfg with architecture and"
+    ):
+        export(plain, tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+
+
 def test_half_precision_is_half_the_size_and_loads_as_its_rounded_weights(tmp_path):
     torch.manual_seed(0)
     model = timm.create_model("resnet20_cifar", num_classes=5, layers=(1, 1), channels=(16, 32), zero_init_last=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 
 import timm_arat
 from timm_arat.models import _weights
@@ -39,6 +40,19 @@ def test_filters_and_the_table():
     lines = str(timm_arat.list_robust(data="cifar10")).splitlines()
     assert lines[0].startswith("name") and any(EMBEDDED in line and "linf 8/255" in line for line in lines)
     assert len(str(timm_arat.list_robust(data="none")).splitlines()) == 1
+
+
+def test_a_checkpoint_of_another_size_than_its_architecture_loads_by_name(tmp_path, monkeypatch):
+    backbone = timm.create_model("resnet20_cifar", layers=(1, 1), channels=(8, 16), in_chans=1, num_classes=3)
+    source, name = _weights.CARDS / EMBEDDED, "resnet20_cifar_arat.mine_linf8"
+    monkeypatch.setattr(_weights, "CARDS", tmp_path)
+    args = {"layers": [1, 1], "channels": [8, 16], "in_chans": 1}
+    timm_arat.export(backbone, tmp_path / name, model_args=args)
+    shutil.copy(source / "results.json", tmp_path / name)
+    assert [row.name for row in timm_arat.list_robust()] == [name]
+    loaded = timm.create_model("resnet20_cifar_arat", pretrained=True, pretrained_cfg=_weights.published(name))
+    x = torch.rand(2, 1, 32, 32)
+    assert torch.equal(loaded.eval()(x), backbone.eval()(x))
 
 
 def test_what_does_not_load_is_not_listed(tmp_path, monkeypatch):

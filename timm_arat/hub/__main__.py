@@ -20,6 +20,8 @@ class Options:
         dataset_name: What people call the data set; the run's name of it if not given.
         dataset_id: The data set on the Hub, such as uoft-cs/cifar10.
         dataset_note: A sentence about the data for the card.
+        license: Licence of the weights, by the Hub's name for it such as cc-by-nc-4.0, where data or start demand one;
+            that of the architecture in timm if not given.
         images: Test images behind the curves and the dial, where these are measured: of a run, or with `results`.
         results: For an assembled folder: other results of it, which `evaluate.py FOLDER` wrote, of more images perhaps.
         twin: The run of the same backbone on the same data by another method, with which the card compares; also for an
@@ -38,6 +40,7 @@ class Options:
     dataset_name: str | None = None
     dataset_id: str | None = None
     dataset_note: str | None = None
+    license: str | None = None
     images: int = 1000
     results: str | None = None
     twin: str | None = None
@@ -46,7 +49,15 @@ class Options:
     tag: str | None = None
 
 
-OF_A_RUN = ("name", "cards", "mix", "dataset_name", "dataset_id", "dataset_note")  # an assembled folder has them
+OF_A_RUN = (
+    "name",
+    "cards",
+    "mix",
+    "dataset_name",
+    "dataset_id",
+    "dataset_note",
+    "license",
+)  # an assembled folder has them
 
 
 @cli
@@ -79,7 +90,14 @@ def main() -> None:
         folder = Path(options.cards) / (options.name or options.repo_id.rpartition("/")[2])
         dataset = {key: value for key in ("name", "id", "note") if (value := getattr(options, f"dataset_{key}"))}
         assemble(
-            source, folder, options.repo_id, mix=options.mix, dataset=dataset, images=options.images, twin=options.twin
+            source,
+            folder,
+            options.repo_id,
+            mix=options.mix,
+            dataset=dataset,
+            license=options.license,
+            images=options.images,
+            twin=options.twin,
         )
         print(f"assembled {folder}: {', '.join(files(folder))}", flush=True)
     elif given := [f"--{field}" for field in OF_A_RUN if getattr(options, field) != getattr(Options, field)]:

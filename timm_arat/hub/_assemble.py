@@ -32,6 +32,7 @@ def assemble(
     *,
     mix: float = 0.0,
     dataset: dict[str, str] | None = None,
+    license: str | None = None,
     images: int = CURVE_IMAGES,
     twin: str | Path | None = None,
 ) -> Path:
@@ -48,6 +49,7 @@ def assemble(
         mix: Share of the auxiliary branch in the published norms. Other than 0, the model is another than the run's,
             so it is evaluated here with the settings of the run's results, AutoAttack included.
         dataset: `name` for people, `id` on the Hub, `note`, where the run's own name of its data does not say it.
+        license: Of the weights, by the Hub's name for it; that of the architecture in timm if not given.
         images: Stratified test images for the curves.
         twin: Another run's folder, of the same backbone on the same data by another method: the card compares the two.
 
@@ -77,7 +79,7 @@ def assemble(
         aside = Path(partial) / folder.name
         aside.mkdir()
         _write_model(run / "model", aside, config, mix)
-        config = _describe(aside, config, results, mix, dataset or {})
+        config = _describe(aside, config, results, mix, dataset or {}, license)
         state = folder.parent / f".{folder.name}-mix-{mix:g}.state"
         if mix:
             results = _evaluate_again(results, data, aside, state)
@@ -183,9 +185,14 @@ def write_rendered(folder: Path, repo_id: str) -> None:
 
 
 def _describe(
-    folder: Path, config: dict[str, Any], results: Robustness, mix: float, dataset: dict[str, str]
+    folder: Path,
+    config: dict[str, Any],
+    results: Robustness,
+    mix: float,
+    dataset: dict[str, str],
+    license: str | None = None,
 ) -> dict[str, Any]:
-    """Put the threat, the data set and the tag into config.json."""
+    """Put the threat, the data set, the tag and the licence into config.json."""
     source = public(results.data.name)
     named = {"name": source} | dataset | {"source": source, "split": results.data.split}
     earlier = before(config["training"])
@@ -195,6 +202,8 @@ def _describe(
     if earlier:
         config["training"]["before"] = earlier
     config["pretrained_cfg"]["tag"] = folder.name.partition(".")[2]
+    if license:
+        config["pretrained_cfg"]["license"] = license
     _write_config(config, folder)
     return config
 

@@ -32,7 +32,7 @@ def render(folder: Path, repo_id: str) -> dict[str, str]:
     data = ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
-        license=config["pretrained_cfg"].get("license") or "apache-2.0",
+        license=config["pretrained_cfg"].get("license"),
         datasets=[dataset["id"]] if dataset.get("id") else None,
         base_model=_on_the_hub(str(config["training"].get("started_from"))),
         tags=["timm", "image-classification", "adversarial-robustness", config["training"]["method"], results.norm],

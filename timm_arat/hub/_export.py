@@ -43,11 +43,17 @@ def export(
         facts: Further top-level entries of config.json, such as the threat model.
 
     Raises:
-        ValueError: the export does not give back the logits of `model` (with `half`, of its rounded weights), bit for
-            bit, a weight is too large for `half`, or `folder` holds a config.json or
-            weights that are no export of a timm model; what is there is left as it was.
+        ValueError: it is no timm model, the export does not give back its logits (with `half`, those of its rounded
+            weights) bit for bit, a weight is too large for `half`, or `folder` holds a config.json or weights that are
+            no export of a timm model; what is there is left as it was.
     """
     folder = Path(folder)
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    if missing := [name for name in ("architecture", "input_size") if not cfg.get(name)]:
+        raise ValueError(
+            f"{type(model).__name__} cannot be exported: it has no pretrained_cfg with {' and '.join(missing)}, by "
+            "which timm builds it again; only timm's models can, see docs/publishing.md to register one of your own"
+        )
     _check_free(folder)
     plain = deepcopy(model).eval()
     # Loaded weights are contiguous; the same memory format everywhere makes equal logits equal to the last bit.

@@ -105,9 +105,20 @@ def fetch(cfg: PretrainedCfg, name: str, filename: str = WEIGHTS, cache_dir: str
         )
     raise WeightsNotFoundError(
         f"no weights of {name} are published yet; there are: {', '.join(exist) or 'none'}. Train them by `accelerate "
-        f"launch recipes/train.py --model.name {backbone} ...` and load timm.create_model('local-dir:RUN/model', "
-        f"pretrained=True); {COPY}"
+        f"launch recipes/train.py --data.name DATA --model.name {backbone}` and load "
+        f"timm.create_model('local-dir:RUN/model', pretrained=True); {COPY}"
     )
+
+
+def model_args(name: str, file: Path) -> dict[str, Any]:
+    """What the network in `file` was built with beyond the defaults of its architecture.
+
+    By the config.json beside it, or the one of the checkpoint `name`.
+    """
+    for config in (file.with_name("config.json"), CARDS / name / "config.json"):
+        if config.is_file():
+            return dict(read_config(config).get("model_args") or {})
+    return {}
 
 
 def download(

@@ -62,6 +62,7 @@ def register(backbone: str, tags: Mapping[str, int] = IMAGENET) -> Callable[...,
             _weights.describe(cfg, checkpoint, file)
             # Once fetched it is a file, wherever it came from; `source` would send timm there again.
             local = replace(cfg, file=str(file), source=None, custom_load=False)
+            kwargs = _weights.model_args(checkpoint, file) | kwargs
         model = timm.model_entrypoint(backbone)(pretrained=pretrained, pretrained_cfg=local, **kwargs)
         if split_norm and pretrained:
             _load_aux(model, cfg, checkpoint, cache_dir)
