@@ -9,9 +9,8 @@ from typing import Any
 
 import yaml
 
-from ..config import find, read
+from ..config import comparisons, find, leaves, read
 from ..engine.config import ModelConfig, TrainConfig
-from ..engine.identity import leaves
 from ..engine.recipe import read_recipe
 from ..names import nearest
 
@@ -113,6 +112,7 @@ def read_comparison(words: Sequence[str]) -> Comparison:
         prog="compare.py",
         description="Train a list of recipes by one protocol, and render what comes out as a table and pictures.",
         positional="file",
+        bundled=comparisons(),
     )
 
 
@@ -203,4 +203,8 @@ def _stacked(comparison: Comparison, recipe: str, *trees: Mapping[str, Any]) -> 
             above = Path(folder) / f"settings-{number}.yaml"
             above.write_text(yaml.safe_dump({"base": str(path), **tree}, sort_keys=False), encoding="utf-8")
             path = above
-        return read_recipe(path)
+        try:
+            return read_recipe(path)
+        except ValueError as error:  # what its user wrote are lines of the comparison, not these files
+            said = re.sub(rf"{re.escape(folder)}\S*?/?settings-\d+\.yaml", f"{comparison.file}: settings", str(error))
+            raise ValueError(said) from error

@@ -117,10 +117,11 @@ def _legend(lines: Sequence[Line]) -> list[str]:
 
 
 def _accuracy(line: Line, what: str) -> str:
-    values = line.values(what)
-    if len(values) != 1:
-        return _spread(values, 1)
-    return cell(next(found for each in line.outcomes if (found := getattr(each.result, what)) is not None))
+    scores = [found for each in line.outcomes if (found := getattr(each.result, what)) is not None]
+    if len(scores) == 1:
+        return cell(scores[0])
+    numbers = "/".join(dict.fromkeys(str(each.n) for each in scores))
+    return _spread(line.values(what), 1) + (f" (n={numbers}, {len(scores)} seeds)" if scores else "")
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
