@@ -58,15 +58,6 @@ def test_states_hold_every_generator(monkeypatch):
     assert device.state.item() == 1
 
 
-def test_states_of_a_former_version_go_on_a_device(monkeypatch):
-    device = on_a_device(monkeypatch)
-    found = generators.states()
-    found["cuda"] = found.pop("accelerator")
-    device.state = torch.tensor([9], dtype=torch.uint8)
-    generators.restore(found)
-    assert device.state.item() == 1
-
-
 def test_states_of_an_accelerator_are_no_matter_where_there_is_none(monkeypatch):
     with monkeypatch.context() as patch:
         on_a_device(patch)

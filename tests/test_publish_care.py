@@ -134,7 +134,8 @@ def test_assembled_again_what_else_lies_there_stays(run, folder):
     (folder / "notes.txt").write_text("mine")
     (folder / ".env").write_text("TOKEN=secret")
     before = content(folder)
-    assemble(run, folder, REPO, images=9, dataset={"note": NOTE})
+    assemble(run, folder, REPO, images=9, dataset={"note": NOTE}, license="cc-by-nc-4.0")
+    assert "\nlicense: cc-by-nc-4.0\n" in (folder / "README.md").read_text()
     after = content(folder)
     assert after["notes.txt"] == b"mine" and after[".env"] == b"TOKEN=secret" and after.keys() == before.keys()
     assert after["model.safetensors"] == before["model.safetensors"]

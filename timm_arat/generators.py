@@ -33,9 +33,8 @@ def states() -> dict[str, Any]:
 def restore(found: dict[str, Any]) -> None:
     """Put every generator into the state that `states` found."""
     torch.set_rng_state(found["torch"])
-    on_device = found["accelerator"] if "accelerator" in found else found["cuda"]  # its name until 0.1
-    if on_device is not None and _accelerator():
-        _accelerator().set_rng_state(on_device)
+    if found["accelerator"] is not None and _accelerator():
+        _accelerator().set_rng_state(found["accelerator"])
     kind, keys, *rest = found["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     random.setstate(found["random"])
