@@ -56,7 +56,7 @@ def main() -> None:
     except Interrupted as stop:
         if is_main_process():
             way = f"`accelerate launch recipes/train.py --resume {stop}` goes on from there"
-            print(f"stopped; {way}" if str(stop) else "stopped before it began: nothing is left of it", flush=True)
+            print(f"stopped; {way}" if str(stop) else "stopped before there was a checkpoint to go on from", flush=True)
         sys.exit(130)
     if is_main_process():
         print(f"\n{table(*results)}", flush=True)

@@ -36,7 +36,7 @@ def train(config: TrainConfig, companions: Sequence[type[Companion]] = ()) -> li
         companions: Further ones than `COMPANIONS`, for an analysis of one's own for example; their hooks run last.
 
     Raises:
-        Interrupted: a signal came, and a checkpoint was written; its text is the run's folder.
+        Interrupted: a signal came; its text is the run's folder, and empty where there is no checkpoint yet.
         ValueError: the configuration cannot be used.
     """
     check_launch()
@@ -53,7 +53,7 @@ def train(config: TrainConfig, companions: Sequence[type[Companion]] = ()) -> li
         results = [_run(each, kinds) for each in both(config)]
     except (Interrupted, KeyboardInterrupt):
         # In the loop a signal leaves a checkpoint first; after it, the evaluation keeps its own state.
-        raise Interrupted(output if Path(output).is_dir() else "") from None
+        raise Interrupted(output if checkpoint.newest(Path(output) / "checkpoints") else "") from None
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
