@@ -271,7 +271,7 @@ def test_every_bundled_comparison_is_of_runs_that_can_be_read(name):
     rows = {
         "compare_official": 10,
         "compare_time": 4,
-        "compare_convnext": 7,
+        "compare_convnext": 5,
         "compare_imagenette": 13,
         "compare_methods": 22,
         "compare_search": 25,

@@ -5,18 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import yaml
 
-from ..config import dump
+from ..config import dump, leaves
 from ..engine.config import TrainConfig
-from ..engine.identity import OF_THE_PLACE, leaves
+from ..engine.identity import OF_THE_PLACE
 from ..engine.recipe import VARIANTS, read_recipe
 from .config import Run
 from .prediction import threads_of
@@ -64,43 +62,40 @@ def run_all(runs: Sequence[Run], jobs: int, predicted: Mapping[str, float]) -> d
         predicted: Seconds of a run by the name of its row, for the time left.
 
     Raises:
-        KeyboardInterrupt: SIGINT or SIGTERM came; every run has left a checkpoint, and the next call goes on.
+        KeyboardInterrupt: the command is to stop; every run has left a checkpoint, and the next call goes on.
     """
     waiting = to_do(runs)
     running: dict[str, tuple[Run, subprocess.Popen[bytes], float]] = {}
     failed: dict[str, str] = {}
     clock = _Clock(len(runs), len(runs) - len(waiting), jobs, predicted)
-    with _sigterm_interrupts():
-        try:
-            while waiting or running:
-                for run in list(waiting):
-                    if lost := [name for name in run.after if name in failed]:
-                        failed[run.name] = f"{lost[0]}, which it comes after, failed"
-                        waiting.remove(run)
-                    elif len(running) < jobs and not any(
-                        other.name in run.after for other in (*waiting, *_of(running))
-                    ):
-                        waiting.remove(run)
-                        print(f"{run.name} begins; its log is {_beside(run, 'log')}", flush=True)
-                        running[run.name] = (run, _start(run, jobs), time.monotonic())
-                for name, (run, process, started) in list(running.items()):
-                    if (code := process.poll()) is None:
-                        continue
-                    del running[name]
-                    seconds = time.monotonic() - started
-                    if code or not finished(run):
-                        failed[name] = _reason(run, code)
-                    else:
-                        clock.took(run, seconds)
-                    outcome = f"failed: {failed[name]}" if name in failed else f"finished in {seconds / 60:.1f} min"
-                    print(f"{name} {outcome}; {clock.left(waiting, _of(running))}", flush=True)
-                time.sleep(POLL)
-        except KeyboardInterrupt:
-            for _, process, _ in running.values():
-                process.terminate()  # it leaves a checkpoint
-            for _, process, _ in running.values():
-                process.wait()
-            raise
+    try:
+        while waiting or running:
+            for run in list(waiting):
+                if lost := [name for name in run.after if name in failed]:
+                    failed[run.name] = f"{lost[0]}, which it comes after, failed"
+                    waiting.remove(run)
+                elif len(running) < jobs and not any(other.name in run.after for other in (*waiting, *_of(running))):
+                    waiting.remove(run)
+                    print(f"{run.name} begins; its log is {_beside(run, 'log')}", flush=True)
+                    running[run.name] = (run, _start(run, jobs), time.monotonic())
+            for name, (run, process, started) in list(running.items()):
+                if (code := process.poll()) is None:
+                    continue
+                del running[name]
+                seconds = time.monotonic() - started
+                if code or not finished(run):
+                    failed[name] = _reason(run, code)
+                else:
+                    clock.took(run, seconds)
+                outcome = f"failed: {failed[name]}" if name in failed else f"finished in {seconds / 60:.1f} min"
+                print(f"{name} {outcome}; {clock.left(waiting, _of(running))}", flush=True)
+            time.sleep(POLL)
+    except KeyboardInterrupt:
+        for _, process, _ in running.values():
+            process.terminate()  # it leaves a checkpoint
+        for _, process, _ in running.values():
+            process.wait()
+        raise
     return failed
 
 
@@ -176,17 +171,3 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
     # A folder of images has no other name than where it lies.
     kept = {"data.root"} if config.data.name in ("folder", "torch/folder") else set()
     return {name: value for name, value in found.items() if name in kept or name not in OF_THE_PLACE}
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM is answered as Ctrl-C."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
