@@ -23,7 +23,7 @@ from .signals import Signals
 
 
 class Interrupted(Exception):
-    """Training was stopped by a signal, after a checkpoint was written. Its text is the run's folder."""
+    """Training was stopped by a signal. Its text is the folder of the run, where a checkpoint is in it, or empty."""
 
 
 class Loop:
