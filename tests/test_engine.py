@@ -243,12 +243,8 @@ def test_fine_tuning_freezes_the_norms_that_are_asked_for(run, tmp_path, frozen)
             "teacher.kwargs.features_only is no argument",
         ),
         (
-            {"model": ModelConfig("test_vit")},
-            "built for images of 160 pixels, and the data are of 8: give model.kwargs",
-        ),
-        (
-            {"model": ModelConfig("test_vit", kwargs={"img_size": 16})},
-            "of 16 pixels, .* one number; leave the latter out",
+            {"model": ModelConfig("test_vit", kwargs={"dynamic_img_size": False})},
+            "test_vit does not take images of 8 pixels .*: give model.kwargs.img_size=8, by which",
         ),
         ({"data": replace(DATA, batch_size=4096)}, "lower data.batch_size"),
         ({"optimizer": OptimizerConfig(name="adahessian")}, "adahessian needs second derivatives"),

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
 from ..data import Data, load
 from ..models import WeightsNotFoundError, exported
 from ..models import create as create_safely
 from ..models._json import RESERVED, read_config
+from ..modes import evaluating
 from ..names import nearest
 from .config import ModelConfig, TrainConfig
 
@@ -58,7 +60,6 @@ def create(settings: ModelConfig, section: str, input_size: tuple[int, int, int]
                 f"{section}.pretrained whether with its weights; weights from a file begin with the folder they lie in "
                 "(a run's, or one with config.json and model.safetensors)"
             )
-    _check_fixed_size(settings, section, name, input_size[-1])
     kwargs = {"num_classes": num_classes, "in_chans": input_size[0], **settings.kwargs}
     target: dict[str, Any] = {"input_size": input_size, "num_classes": num_classes}
     if settings.pretrained:
@@ -83,6 +84,7 @@ def create(settings: ModelConfig, section: str, input_size: tuple[int, int, int]
     if pool := _pool_size(model.pretrained_cfg, input_size):
         target["pool_size"] = pool
     model.pretrained_cfg.update(target)
+    _check_size(model, settings, section, input_size)
     if settings.init == "torch":
         _begin_as_torch(model)
     if settings.sync_norm:
@@ -92,21 +94,21 @@ def create(settings: ModelConfig, section: str, input_size: tuple[int, int, int]
     return model
 
 
-def _check_fixed_size(settings: ModelConfig, section: str, name: str, side: int) -> None:
-    """ValueError where a network that is built for images of one size would see others."""
-    cfg = None if ":" in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
-    given = settings.kwargs.get("img_size")
-    is_fixed = cfg is not None and cfg.fixed_input_size and not settings.kwargs.get("dynamic_img_size")
-    built = given or (cfg.input_size[-1] if cfg is not None and is_fixed else side)
-    if built not in (side, [side, side], (side, side)):
+def _check_size(model: nn.Module, settings: ModelConfig, section: str, input_size: tuple[int, int, int]) -> None:
+    """ValueError where a network that is built for images of one size takes no others: one black image is tried."""
+    built: Any = model
+    cfg = timm.get_pretrained_cfg(built.pretrained_cfg["architecture"], allow_unregistered=True)
+    if cfg is None or not cfg.fixed_input_size or settings.kwargs.get("img_size") == input_size[-1]:
+        return
+    try:
+        with evaluating(model), torch.no_grad():
+            model(torch.zeros(1, *input_size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        side = input_size[-1]
         raise ValueError(
-            f"{section}: {name} is built for images of {built} pixels, and the data are of {side}: "
-            + (
-                f"{section}.kwargs.img_size and data.image_size are one number; leave the latter out"
-                if given
-                else f"give {section}.kwargs.img_size={side}, by which timm resizes it, or data.image_size={built}"
-            )
-        )
+            f"{section}: {settings.name} does not take images of {side} pixels ({' '.join(str(error).split())}): give "
+            f"{section}.kwargs.img_size={side}, by which timm builds it for them, or another data.image_size"
+        ) from error
 
 
 def _pool_size(cfg: Any, input_size: tuple[int, int, int]) -> tuple[int, ...] | None:
