@@ -55,7 +55,7 @@ def test_an_empty_class_keeps_its_name_and_number(tmp_path, name):
     assert data.num_classes == 4
     assert data.notes[-1] == "test: 2 of 4 classes have no image: 'ant', 'cat'"
     fill(tmp_path / "test", "__MACOSX/dog/._0.png")
-    assert read(tmp_path, name).num_classes == 4 or name != "folder"
+    assert read(tmp_path, name).num_classes == (4 if name == "folder" else 5)  # torchvision's reader knows no exception
 
 
 def test_numbers_in_names_sort_as_numbers_and_hidden_or_loose_files_are_left_out(tmp_path):

@@ -72,3 +72,9 @@ def test_settings_need_no_torch():
     code = "import sys; from timm_arat.evaluation import EvaluationConfig as E; E(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "xpu:99", "mps:99"])
+def test_a_device_that_is_not_here_is_said_before_weights_are_loaded(device):
+    with pytest.raises(ValueError, match=f"device='{device}' is not here: .*give cpu, cuda"):
+        evaluate("resnet18_arat", (None, None), device=device)

@@ -36,7 +36,7 @@ def help_text(
         "",
         *_row(
             "--config FILE",
-            ", or one of ".join(["a YAML file", ", ".join(bundled)][: 1 + bool(bundled)]),
+            f"a YAML file, or one of {', '.join(bundled)}" if bundled else "a YAML file",
             default or "",
             width,
         ),

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import flop_registry
 
 from ..attacks import PGD
 from ..data import Data
-from .accelerator import start
+from .accelerator import check_launch, start
 from .checkpoint import Position, room_for
 from .companions import COMPANIONS, Batch
 from .companions.warm_start import WarmStart
@@ -49,6 +49,7 @@ def forecast(config: TrainConfig, data: Data | None = None) -> Forecast:
     Raises:
         ValueError: the configuration cannot be used, as `train` would say.
     """
+    check_launch()
     for kind in COMPANIONS:
         kind.check(config)
     config = replace(config, analysis=AnalysisConfig())

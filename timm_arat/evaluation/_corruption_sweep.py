@@ -16,7 +16,7 @@ from ._model import device_of, fingerprint, frozen, open_model, with_logits
 from ._progress import Progress
 from ._score import Score
 from ._selection import Data, select
-from ._where import command_line, device_name, named_device, versions
+from ._where import command_line, device_name, versions
 
 
 def evaluate_corruptions(
@@ -64,7 +64,7 @@ def evaluate_corruptions(
         if number is not None and number < 1:
             raise ValueError(f"{what}={number} is not at least 1")
     library()
-    net, found_name = open_model(model, named_device(device))
+    net, found_name = open_model(model, device)
     chosen = select(data, net, pgd_images=images, autoattack_images=0, seed=seed, shard=None)
     check_images(chosen.x)
     if baseline is not None:

@@ -24,7 +24,7 @@ from timm_arat.evaluation._robustness import Robustness
 from timm_arat.evaluation._score import Score
 from timm_arat.evaluation._selection import Data, Selection, label_names, select
 from timm_arat.evaluation._unbounded import unbounded_attack
-from timm_arat.evaluation._where import command_line, device_name, named_device, versions
+from timm_arat.evaluation._where import command_line, device_name, versions
 from timm_arat.evaluation.config import EvaluationConfig
 from timm_arat.fold import folded
 from timm_arat.names import nearest
@@ -88,7 +88,7 @@ def evaluate(
         check_folder(Path(save_adversarial))
     attacks, seed, batch_size = config.attacks, config.seed, config.batch_size
     pgd = PGD(norm=config.norm, eps=config.eps, steps=PGD_STEPS)
-    net, found_name = open_model(model, named_device(device))
+    net, found_name = open_model(model, device)
     class_names = tuple(label_names(net) or ())
     fast = config.fast and any(batch_norms(net))  # or there is nothing to fold
     autoattack_images = config.autoattack_images if "autoattack" in attacks else 0

@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from timm_arat.evaluation._where import named_device
 from timm_arat.generators import forked
 from timm_arat.models import WeightsNotFoundError, create, exported
 from timm_arat.models._json import read_json
@@ -19,7 +20,7 @@ from timm_arat.names import nearest
 from timm_arat.pixels import InPixels, in_pixels
 
 
-def open_model(model: str | Path | nn.Module, device: torch.device | None = None) -> tuple[nn.Module, str]:
+def open_model(model: str | Path | nn.Module, device: str | torch.device | None = None) -> tuple[nn.Module, str]:
     """The model that takes [0, 1] images, and its name.
 
     model: what `timm.create_model(..., pretrained=True)` takes, a run's folder (its `model/` is the exported one), an
@@ -35,14 +36,14 @@ def open_model(model: str | Path | nn.Module, device: torch.device | None = None
         built = getattr(model, "model", model) if isinstance(model, InPixels) else model
         name = (getattr(built, "pretrained_cfg", None) or {}).get("architecture") or type(built).__name__
         return (in_pixels(model) if getattr(model, "pretrained_cfg", None) else model), name
-    timm_name = _timm_name(str(model))
+    timm_name, place = _timm_name(str(model)), named_device(device)
     try:
         built = create(timm_name, pretrained=True)
     except WeightsNotFoundError as error:
         raise ValueError(str(error)) from error
     except Exception as error:  # timm, safetensors, pickle and the Hub's client raise a dozen kinds for bad weights
         raise ValueError(_why_not(timm_name, error)) from error
-    return in_pixels(built.to(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))), _name(model)
+    return in_pixels(built.to(place)), _name(model)
 
 
 def _name(model: str | Path) -> str:

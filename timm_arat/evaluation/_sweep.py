@@ -22,7 +22,7 @@ from ._progress import COST, PGD_STEPS, Progress
 from ._score import Score
 from ._selection import Data, select
 from ._threats import Threat, Threats
-from ._where import command_line, device_name, named_device, versions
+from ._where import command_line, device_name, versions
 from .config import ATTACK_NAMES, EvaluationConfig, Norm
 
 
@@ -61,7 +61,7 @@ def evaluate_threats(
     if attack == "clean":
         raise ValueError(f"attacks={config.attacks} has no attack to run at a threat: add pgd or autoattack")
     number = config.autoattack_images if attack == "autoattack" else config.pgd_images
-    net, found_name = open_model(model, named_device(device))
+    net, found_name = open_model(model, device)
     fast = config.fast and any(batch_norms(net))  # or there is nothing to fold
     images = select(data, net, pgd_images=number, autoattack_images=number, seed=config.seed, shard=None)
     for each in ordered if attack == "autoattack" else ():

@@ -49,15 +49,8 @@ class Options:
     tag: str | None = None
 
 
-OF_A_RUN = (
-    "name",
-    "cards",
-    "mix",
-    "dataset_name",
-    "dataset_id",
-    "dataset_note",
-    "license",
-)  # an assembled folder has them
+# What an assembled folder has already.
+OF_A_RUN = ("name", "cards", "mix", "dataset_name", "dataset_id", "dataset_note", "license")
 
 
 @cli

@@ -190,7 +190,7 @@ def _describe(
     results: Robustness,
     mix: float,
     dataset: dict[str, str],
-    license: str | None = None,
+    license: str | None,
 ) -> dict[str, Any]:
     """Put the threat, the data set, the tag and the licence into config.json."""
     source = public(results.data.name)
